@@ -1,0 +1,85 @@
+//! The durable store under the state machines.
+//!
+//! One RocksDB per node holds the state of every group. It runs without a log
+//! of its own: the Raft log (`wal`) is the only log, and what RocksDB has not
+//! flushed is applied again from there at start. That is safe because a run of
+//! entries is written as one batch, its changes and the group's applied mark
+//! together, in one column family: whatever a flush makes durable, the mark
+//! in it tells exactly how far it goes (decisions 1 and 2).
+//!
+//! | file | idea |
+//! |---|---|
+//! | `store` | the trait: ordered rows, atomic batches, what is durable |
+//! | `rocks` | the trait over RocksDB |
+//! | `rows` | how a row's name becomes bytes that sort right |
+//! | `group` | one group's part of the store: its marks, its generation |
+//! | `shard` | machine changes → rows, and the machine's view of them |
+//! | `meta` | meta records → rows and back |
+//! | `transfer` | a group's rows as a checked stream, and back into the store |
+//!
+//! A group's rows carry its generation. A snapshot from a peer is written
+//! under a new generation beside the old one, then one batch flips the pointer; a
+//! half-installed one never becomes visible and is swept at the next start.
+//!
+//! Left out here: compaction of old versions, scrubbing, checksummed repair,
+//! rate limits (the storage part brings them).
+
+mod group;
+mod meta;
+mod rocks;
+mod rows;
+mod shard;
+mod store;
+mod transfer;
+
+pub use group::{Batch, Group};
+pub use rocks::{Budget, RocksStore};
+pub use rows::{Range, Row};
+pub use store::{Intake, Rows, Store};
+pub use transfer::{Import, export};
+
+/// Why the store refused. After [`Error::Io`] or [`Error::Corrupt`] nothing more may be applied:
+/// the batch in question is not written, what was written before stands.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk or RocksDB failed; the node must stop writing.
+    #[error("{verb} the store: {cause}")]
+    Io {
+        /// What was being done.
+        verb: &'static str,
+        /// What the store said.
+        cause: String,
+    },
+    /// Bytes of the store do not read back; they are not served.
+    #[error("read {what} from the store: {cause}")]
+    Corrupt {
+        /// Which row.
+        what: &'static str,
+        /// Why not.
+        cause: String,
+    },
+    /// Another process has the directory open.
+    #[error("the store in {dir} is in use by another process")]
+    InUse {
+        /// The directory.
+        dir: String,
+    },
+    /// A transferred stream that does not check; nothing of it became visible.
+    #[error("take in a snapshot: {cause}")]
+    Transfer {
+        /// Why not.
+        cause: String,
+    },
+}
+
+impl From<Error> for stemedb_machine::Error {
+    fn from(error: Error) -> Self {
+        stemedb_machine::Error::View(error.to_string())
+    }
+}
+
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        std::io::Error::other(error)
+    }
+}

@@ -1,0 +1,44 @@
+//! Meta records → rows and back.
+
+use std::ops::ControlFlow;
+
+use stemedb_machine::meta::{MetaRecord, MetaState};
+use stemedb_types::{Decoder, Encoder};
+
+use crate::rows::Kind;
+use crate::{Batch, Error, Group};
+
+impl Batch {
+    /// Writes a meta record, in place of the one of the same name.
+    pub fn put_meta(&mut self, record: &MetaRecord) {
+        let mut out = Encoder::new();
+        record.encode(&mut out);
+        let row = self.scope.row(Kind::Meta).raw(&record.name().0).finish();
+        self.rows.put(row, out.into_vec());
+    }
+}
+
+impl Group {
+    /// Every meta record of the group, gathered.
+    pub fn meta_state(&self) -> Result<MetaState, Error> {
+        let mut state = MetaState::default();
+        let mut fault = None;
+        let range = self.scope.row(Kind::Meta).into_prefix();
+        self.scan(
+            &range,
+            false,
+            &mut |_, value| match MetaRecord::decode(&mut Decoder::new(value)) {
+                Ok(record) => {
+                    state.absorb(record);
+                    ControlFlow::Continue(())
+                }
+                Err(cause) => {
+                    fault =
+                        Some(Error::Corrupt { what: "a meta record", cause: cause.to_string() });
+                    ControlFlow::Break(())
+                }
+            },
+        )?;
+        fault.map_or(Ok(state), Err)
+    }
+}

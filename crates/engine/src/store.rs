@@ -1,0 +1,93 @@
+//! The trait: ordered rows, atomic batches, and what of them is durable.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use crate::Error;
+use crate::rows::{Range, Row};
+
+/// Rows to write together: all of them or none.
+#[derive(Debug, Default)]
+pub struct Rows {
+    pub(crate) puts: Vec<(Row, Vec<u8>)>,
+    pub(crate) deletes: Vec<Row>,
+    pub(crate) range_deletes: Vec<Range>,
+}
+
+impl Rows {
+    /// Nothing to write.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Writes a row, in place of what it held. Deletes of the same batch come before puts.
+    pub fn put(&mut self, row: Row, value: Vec<u8>) {
+        self.puts.push((row, value));
+    }
+
+    /// Takes a row away.
+    pub fn delete(&mut self, row: Row) {
+        self.deletes.push(row);
+    }
+
+    /// Takes away every row of a range.
+    pub fn delete_range(&mut self, range: Range) {
+        self.range_deletes.push(range);
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.puts.is_empty() && self.deletes.is_empty() && self.range_deletes.is_empty()
+    }
+}
+
+/// A durable, ordered map of rows.
+///
+/// What [`Store::write`] took is seen by every later read at once, and is durable no later than
+/// the next [`Store::flush`]. A crash goes back to some earlier prefix of the writes, never to a
+/// part of a batch and never to before the last flush.
+pub trait Store: Send + Sync + 'static {
+    /// The value of a row.
+    fn get(&self, row: &Row) -> Result<Option<Bytes>, Error>;
+
+    /// Visits rows of a range in order, or against it, until the visitor breaks off.
+    fn scan(
+        &self,
+        range: &Range,
+        reverse: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), Error>;
+
+    /// Like [`Store::scan`], forward, over the rows as they stood when the scan began.
+    fn scan_frozen(
+        &self,
+        range: &Range,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), Error>;
+
+    /// Writes a batch: visible at once, durable with the next flush.
+    fn write(&self, rows: Rows) -> Result<(), Error>;
+
+    /// The value a row would have after a crash now.
+    fn durable(&self, row: &Row) -> Result<Option<Bytes>, Error>;
+
+    /// Makes everything written so far durable.
+    fn flush(&self) -> Result<(), Error>;
+
+    /// Begins to take in sorted rows of an empty range, beside what goes on.
+    fn intake(&self) -> Result<Box<dyn Intake>, Error>;
+
+    /// How many bytes the store holds on disk.
+    fn disk_bytes(&self) -> u64;
+}
+
+/// Rows on their way into the store, in order; none is seen before [`Intake::finish`].
+/// Dropped unfinished, nothing of it stays.
+pub trait Intake: Send {
+    /// The next row: above every row before it.
+    fn put(&mut self, row: &[u8], value: &[u8]) -> Result<(), Error>;
+
+    /// Makes the rows visible and durable, all together.
+    fn finish(self: Box<Self>) -> Result<(), Error>;
+}

@@ -1,0 +1,224 @@
+//! What may be asked of the cluster, and its bytes in the log.
+
+use bytes::Bytes;
+use stemedb_types::{DecodeError, Decoder, Encoder, Layout, ProjectName, ReplicaId};
+
+use super::record::{
+    ApiKey, Founding, KeyHash, Node, NodeAddresses, Role, decode_hash, decode_project_name,
+    decode_role,
+};
+use stemedb_types::{ClusterId, NodeId};
+
+/// A change to the cluster, as it stands in the meta group's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetaCommand {
+    /// The first entry ever: members, layout and ids as the founder proposed them.
+    Found {
+        /// What is fixed from now on.
+        founding: Founding,
+        /// The founding members.
+        nodes: Vec<Node>,
+        /// The first layout, epoch 1.
+        layout: Layout,
+        /// The next replica id.
+        next_replica: ReplicaId,
+    },
+    /// A node says who and where it is: a new member, or one that moved.
+    Register {
+        /// Its id.
+        id: NodeId,
+        /// Its label.
+        name: String,
+        /// Its failure domain.
+        zone: String,
+        /// Where it can be reached.
+        addresses: NodeAddresses,
+    },
+    /// A layout one epoch on from the one it was made from.
+    SetLayout {
+        /// The layout.
+        layout: Layout,
+        /// The next replica id after it.
+        next_replica: ReplicaId,
+    },
+    /// A new API key.
+    CreateKey(NewKey),
+    /// An end to a key.
+    RevokeKey {
+        /// Which key.
+        hash: KeyHash,
+        /// When, in ms since 1970.
+        at_ms: u64,
+    },
+    /// A project for a caller that needs one.
+    EnsureProject {
+        /// Its name.
+        name: ProjectName,
+        /// When, in ms since 1970.
+        at_ms: u64,
+    },
+}
+
+/// An API key to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewKey {
+    /// SHA-256 of the key.
+    pub hash: KeyHash,
+    /// What a person calls it.
+    pub label: String,
+    /// What it may do.
+    pub role: Role,
+    /// Its project's name, for the roles of a project; made if new.
+    pub project: Option<ProjectName>,
+    /// When, in ms since 1970.
+    pub at_ms: u64,
+    /// Who makes it.
+    pub by: String,
+    /// What to do if a living key has the label.
+    pub if_exists: IfExists,
+}
+
+/// What to do if a living key has the label already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfExists {
+    /// Refuse.
+    Conflict,
+    /// Give the record back, without a key.
+    Return,
+    /// Add this key beside it (how a changed root key is seeded).
+    Add,
+}
+
+const COMMAND_VERSION: u8 = 1;
+
+impl MetaCommand {
+    /// The bytes of the log entry.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Encoder::new();
+        out.u8(COMMAND_VERSION);
+        match self {
+            MetaCommand::Found { founding, nodes, layout, next_replica } => {
+                out.u8(1);
+                out.u128(founding.cluster.0);
+                out.u8(founding.replication_factor);
+                out.varint(founding.at_ms);
+                out.varint(nodes.len() as u64);
+                for node in nodes {
+                    node.encode(&mut out);
+                }
+                layout.encode(&mut out);
+                out.varint(next_replica.0);
+            }
+            MetaCommand::Register { id, name, zone, addresses } => {
+                out.u8(2);
+                out.u64(id.0);
+                out.text(name);
+                out.text(zone);
+                addresses.encode(&mut out);
+            }
+            MetaCommand::SetLayout { layout, next_replica } => {
+                out.u8(3);
+                layout.encode(&mut out);
+                out.varint(next_replica.0);
+            }
+            MetaCommand::CreateKey(key) => {
+                out.u8(4);
+                key.encode(&mut out);
+            }
+            MetaCommand::RevokeKey { hash, at_ms } => {
+                out.u8(5);
+                out.raw(&hash.0);
+                out.varint(*at_ms);
+            }
+            MetaCommand::EnsureProject { name, at_ms } => {
+                out.u8(6);
+                out.text(name.as_str());
+                out.varint(*at_ms);
+            }
+        }
+        out.finish()
+    }
+
+    /// Reads what [`MetaCommand::encode`] wrote.
+    pub fn decode(input: &[u8]) -> Result<Self, DecodeError> {
+        let mut from = Decoder::new(input);
+        let from = &mut from;
+        from.version("meta command", COMMAND_VERSION)?;
+        Ok(match from.u8()? {
+            1 => {
+                let founding = Founding {
+                    cluster: ClusterId(from.u128()?),
+                    replication_factor: from.u8()?,
+                    at_ms: from.varint()?,
+                };
+                let count = from.length(8)?;
+                let nodes = (0..count).map(|_| Node::decode(from)).collect::<Result<_, _>>()?;
+                let layout = Layout::decode(from)?;
+                let next_replica = ReplicaId(from.varint()?);
+                MetaCommand::Found { founding, nodes, layout, next_replica }
+            }
+            2 => MetaCommand::Register {
+                id: NodeId(from.u64()?),
+                name: from.text("a node name")?.to_owned(),
+                zone: from.text("a zone")?.to_owned(),
+                addresses: NodeAddresses::decode(from)?,
+            },
+            3 => MetaCommand::SetLayout {
+                layout: Layout::decode(from)?,
+                next_replica: ReplicaId(from.varint()?),
+            },
+            4 => MetaCommand::CreateKey(NewKey::decode(from)?),
+            5 => MetaCommand::RevokeKey { hash: decode_hash(from)?, at_ms: from.varint()? },
+            6 => MetaCommand::EnsureProject {
+                name: decode_project_name(from)?,
+                at_ms: from.varint()?,
+            },
+            got => return Err(DecodeError::Value { what: "a meta command", got: got.into() }),
+        })
+    }
+}
+
+impl NewKey {
+    fn encode(&self, out: &mut Encoder) {
+        out.raw(&self.hash.0);
+        out.text(&self.label);
+        out.u8(self.role as u8);
+        out.option(self.project.as_ref(), |out, name| out.text(name.as_str()));
+        out.varint(self.at_ms);
+        out.text(&self.by);
+        out.u8(match self.if_exists {
+            IfExists::Conflict => 0,
+            IfExists::Return => 1,
+            IfExists::Add => 2,
+        });
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            hash: decode_hash(from)?,
+            label: from.text("a label")?.to_owned(),
+            role: decode_role(from)?,
+            project: from.option(decode_project_name)?,
+            at_ms: from.varint()?,
+            by: from.text("a label")?.to_owned(),
+            if_exists: match from.u8()? {
+                0 => IfExists::Conflict,
+                1 => IfExists::Return,
+                2 => IfExists::Add,
+                got => return Err(DecodeError::Value { what: "if_exists", got: got.into() }),
+            },
+        })
+    }
+
+    pub(super) fn into_record(self, project: Option<stemedb_types::ProjectId>) -> ApiKey {
+        ApiKey {
+            hash: self.hash,
+            label: self.label,
+            role: self.role,
+            project,
+            created_at_ms: self.at_ms,
+            created_by: self.by,
+            revoked_at_ms: None,
+        }
+    }
+}

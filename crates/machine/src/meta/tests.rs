@@ -1,0 +1,151 @@
+//! The meta machine, told as transcripts.
+
+use stemedb_types::{
+    ClusterId, Layout, NodeId, ProjectId, ProjectName, Replica, ReplicaId, ShardLayout,
+};
+
+use super::*;
+
+fn run(state: &mut MetaState, command: MetaCommand) -> MetaAnswer {
+    let bytes = command.encode();
+    let decoded = MetaCommand::decode(&bytes).expect("a command reads back");
+    assert_eq!(decoded, command);
+    let outcome = apply(state, decoded).expect("applies");
+    for record in outcome.changes {
+        let mut out = stemedb_types::Encoder::new();
+        record.encode(&mut out);
+        let mut from = stemedb_types::Decoder::new(out.as_slice());
+        let read_back = MetaRecord::decode(&mut from).expect("a record reads back");
+        assert_eq!(read_back, record);
+        state.absorb(read_back);
+    }
+    let mut out = stemedb_types::Encoder::new();
+    outcome.answer.encode(&mut out);
+    let read_back = MetaAnswer::decode(&mut stemedb_types::Decoder::new(out.as_slice()));
+    assert_eq!(read_back.as_ref(), Ok(&outcome.answer));
+    outcome.answer
+}
+
+fn node(id: u64) -> Node {
+    Node {
+        id: NodeId(id),
+        name: format!("node-{id}"),
+        zone: String::new(),
+        addresses: NodeAddresses::default(),
+        meta_replica: ReplicaId(id),
+    }
+}
+
+fn found() -> MetaCommand {
+    let replica = |id| Replica { node: NodeId(id), id: ReplicaId(id) };
+    MetaCommand::Found {
+        founding: Founding { cluster: ClusterId(9), replication_factor: 1, at_ms: 5 },
+        nodes: vec![node(1)],
+        layout: Layout {
+            epoch: 1,
+            shards: vec![ShardLayout {
+                replicas: vec![Replica { node: NodeId(1), id: ReplicaId(2) }],
+            }],
+            meta: vec![replica(1)],
+        },
+        next_replica: ReplicaId(3),
+    }
+}
+
+fn founded() -> MetaState {
+    let mut state = MetaState::default();
+    assert_eq!(run(&mut state, found()), MetaAnswer::Done);
+    state
+}
+
+fn new_key(byte: u8, label: &str, if_exists: IfExists) -> MetaCommand {
+    MetaCommand::CreateKey(NewKey {
+        hash: KeyHash([byte; 32]),
+        label: label.to_owned(),
+        role: Role::WriteAgent,
+        project: "alpha".parse::<ProjectName>().ok(),
+        at_ms: 10,
+        by: "root".to_owned(),
+        if_exists,
+    })
+}
+
+#[test]
+fn a_cluster_is_founded_once_and_nothing_comes_before_it() {
+    let mut state = MetaState::default();
+    assert_eq!(run(&mut state, new_key(1, "a", IfExists::Conflict)), MetaAnswer::Stale);
+    assert_eq!(state, MetaState::default());
+    assert_eq!(run(&mut state, found()), MetaAnswer::Done);
+    let before = state.clone();
+    assert_eq!(run(&mut state, found()), MetaAnswer::Stale);
+    assert_eq!(state, before);
+}
+
+#[test]
+fn a_new_node_gets_the_next_replica_id_and_a_known_one_keeps_its_own() {
+    let mut state = founded();
+    let register = |name: &str| MetaCommand::Register {
+        id: NodeId(7),
+        name: name.to_owned(),
+        zone: "z".to_owned(),
+        addresses: NodeAddresses::default(),
+    };
+    let registered = MetaAnswer::Registered { meta_replica: ReplicaId(3) };
+    assert_eq!(run(&mut state, register("new")), registered);
+    assert_eq!(state.next_replica, ReplicaId(4));
+    assert_eq!(state.layout.epoch, 2);
+    // Again, under another label: the same replica, no new epoch.
+    assert_eq!(run(&mut state, register("renamed")), registered);
+    assert_eq!((state.layout.epoch, state.next_replica), (2, ReplicaId(4)));
+    assert_eq!(state.nodes[&NodeId(7)].name, "renamed");
+}
+
+#[test]
+fn a_layout_must_follow_the_one_it_was_made_from() {
+    let mut state = founded();
+    let mut layout = state.layout.clone();
+    for (epoch, answer) in [(1, MetaAnswer::Stale), (3, MetaAnswer::Stale), (2, MetaAnswer::Done)] {
+        layout.epoch = epoch;
+        let command = MetaCommand::SetLayout { layout: layout.clone(), next_replica: ReplicaId(3) };
+        assert_eq!(run(&mut state, command), answer, "epoch {epoch}");
+    }
+    assert_eq!(state.layout.epoch, 2);
+}
+
+#[test]
+fn one_living_key_has_a_label_and_a_project_is_made_once() {
+    let mut state = founded();
+    let first = run(&mut state, new_key(1, "ci", IfExists::Conflict));
+    let MetaAnswer::Key { key, created: true } = first else { panic!("{first:?}") };
+    assert_eq!(key.project, Some(ProjectId(1)));
+    // The same label: refused, or given back, or added beside; the same key: itself again.
+    assert_eq!(run(&mut state, new_key(2, "ci", IfExists::Conflict)), MetaAnswer::LabelTaken);
+    let given = MetaAnswer::Key { key: key.clone(), created: false };
+    assert_eq!(run(&mut state, new_key(2, "ci", IfExists::Return)), given);
+    assert_eq!(run(&mut state, new_key(1, "other", IfExists::Conflict)), given);
+    let MetaAnswer::Key { created: true, .. } = run(&mut state, new_key(3, "ci", IfExists::Add))
+    else {
+        panic!("not added")
+    };
+    assert_eq!((state.keys.len(), state.projects.len()), (2, 1));
+    // Revoked: the label is free again, the key itself never.
+    for hash in [1, 3] {
+        let revoke = MetaCommand::RevokeKey { hash: KeyHash([hash; 32]), at_ms: 20 };
+        assert_eq!(run(&mut state, revoke), MetaAnswer::Done);
+    }
+    assert_eq!(state.living_key(&KeyHash([1; 32])), None);
+    assert_eq!(run(&mut state, new_key(1, "ci", IfExists::Conflict)), MetaAnswer::LabelTaken);
+    let again = run(&mut state, new_key(4, "ci", IfExists::Conflict));
+    assert!(matches!(again, MetaAnswer::Key { created: true, .. }), "{again:?}");
+    assert_eq!((state.next_project, state.projects.len()), (ProjectId(2), 1));
+}
+
+#[test]
+fn no_cut_of_a_command_is_read_as_one() {
+    for command in [found(), new_key(1, "a", IfExists::Add)] {
+        let bytes = command.encode();
+        for cut in 0..bytes.len() {
+            assert!(MetaCommand::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+}

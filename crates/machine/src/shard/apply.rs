@@ -1,0 +1,151 @@
+//! Command + view → changes + answer.
+
+use bytes::Bytes;
+use stemedb_types::{Key, Revision};
+
+use super::answer::{Answer, AssertStatus};
+use super::change::{Change, TouchKind, Touched};
+use super::command::{AssertItem, Command, Condition, Write};
+use super::view::{Attestation, BucketNumber, BucketState, ClaimKey, Head, View};
+use crate::{Error, Outcome};
+
+/// Applies one command to the state that `view` shows.
+///
+/// The same command on the same state gives the same outcome on every replica. An outcome without
+/// changes took no revision.
+pub fn apply(view: &impl View, command: &Command) -> Result<Outcome<Change, Answer>, Error> {
+    let mut bucket = match view.bucket(command.project, &command.bucket)? {
+        Some(state) => state,
+        None => BucketState {
+            number: view.next_bucket()?,
+            revision: Revision(0),
+            compacted: Revision(0),
+        },
+    };
+    let mut outcome = match &command.write {
+        Write::Put { key, value, condition } => put(view, &bucket, key, value, condition)?,
+        Write::Delete { key, condition } => delete(view, &bucket, key, condition)?,
+        Write::Assert { items } => assert(view, &bucket, items, command.at_ms)?,
+    };
+    if !outcome.changes.is_empty() {
+        bucket.revision = bucket.revision.next();
+        outcome.changes.push(Change::Bucket {
+            project: command.project,
+            name: command.bucket.clone(),
+            state: bucket,
+        });
+    }
+    Ok(outcome)
+}
+
+/// The key's newest version, if the key is there.
+fn present(view: &impl View, bucket: BucketNumber, key: &Key) -> Result<Option<Head>, Error> {
+    Ok(view.head(bucket, key)?.filter(|head| !head.deleted))
+}
+
+fn unchanged(answer: Answer) -> Result<Outcome<Change, Answer>, Error> {
+    Ok(Outcome { changes: Vec::new(), answer })
+}
+
+fn put(
+    view: &impl View,
+    bucket: &BucketState,
+    key: &Key,
+    value: &Bytes,
+    condition: &Condition,
+) -> Result<Outcome<Change, Answer>, Error> {
+    let current = present(view, bucket.number, key)?;
+    let current_revision = current.map(|head| head.mod_revision);
+    if !condition.holds(current_revision) {
+        let revision = bucket.revision;
+        return unchanged(Answer::PreconditionFailed { revision, current: current_revision });
+    }
+    let revision = bucket.revision.next();
+    let head = Head {
+        create_revision: current.map_or(revision, |head| head.create_revision),
+        mod_revision: revision,
+        version: current.map_or(1, |head| head.version + 1),
+        deleted: false,
+    };
+    let changes = vec![
+        Change::Version { bucket: bucket.number, key: key.clone(), head, value: value.clone() },
+        log(bucket.number, revision, vec![touched(TouchKind::Put, key.as_bytes())]),
+    ];
+    Ok(Outcome { changes, answer: Answer::Put { revision, created: current.is_none() } })
+}
+
+fn delete(
+    view: &impl View,
+    bucket: &BucketState,
+    key: &Key,
+    condition: &Condition,
+) -> Result<Outcome<Change, Answer>, Error> {
+    let current = present(view, bucket.number, key)?;
+    let current_revision = current.map(|head| head.mod_revision);
+    if !condition.holds(current_revision) {
+        let revision = bucket.revision;
+        return unchanged(Answer::PreconditionFailed { revision, current: current_revision });
+    }
+    let Some(current) = current else {
+        return unchanged(Answer::NotFound { revision: bucket.revision });
+    };
+    let revision = bucket.revision.next();
+    let head = Head { mod_revision: revision, deleted: true, ..current };
+    let changes = vec![
+        Change::Version { bucket: bucket.number, key: key.clone(), head, value: Bytes::new() },
+        log(bucket.number, revision, vec![touched(TouchKind::Delete, key.as_bytes())]),
+    ];
+    Ok(Outcome { changes, answer: Answer::Deleted { revision } })
+}
+
+fn assert(
+    view: &impl View,
+    bucket: &BucketState,
+    items: &[AssertItem],
+    at_ms: u64,
+) -> Result<Outcome<Change, Answer>, Error> {
+    let revision = bucket.revision.next();
+    let mut changes = Vec::with_capacity(items.len() * 2 + 1);
+    let mut statuses = Vec::with_capacity(items.len());
+    let mut touches = Vec::new();
+    // What this very call has done already: the view does not show it yet.
+    let mut claimed = std::collections::BTreeSet::new();
+    let mut attested = std::collections::BTreeSet::new();
+    for item in items {
+        let key = ClaimKey {
+            subject: item.subject.clone(),
+            predicate: item.predicate.clone(),
+            id: item.id,
+        };
+        let made_before = !attested.insert((item.id, &item.agent))
+            || view.attested(bucket.number, &key, &item.agent)?;
+        if made_before {
+            statuses.push(AssertStatus::Known);
+            continue;
+        }
+        if claimed.insert(item.id) && view.claim_key(bucket.number, item.id)?.is_none() {
+            changes.push(Change::Claim {
+                bucket: bucket.number,
+                key: key.clone(),
+                statement: item.statement.clone(),
+            });
+        }
+        let attestation = Attestation { agent: item.agent.clone(), revision, at_ms };
+        changes.push(Change::Attest { bucket: bucket.number, key, attestation });
+        touches.push(touched(TouchKind::Assert, &Bytes::copy_from_slice(&item.id.0)));
+        statuses.push(AssertStatus::Created);
+    }
+    if touches.is_empty() {
+        return unchanged(Answer::Asserted { revision: bucket.revision, items: statuses });
+    }
+    changes.push(log(bucket.number, revision, touches));
+    Ok(Outcome { changes, answer: Answer::Asserted { revision, items: statuses } })
+}
+
+fn log(bucket: BucketNumber, revision: Revision, touched: Vec<Touched>) -> Change {
+    Change::Log { bucket, revision, touched }
+}
+
+fn touched(kind: TouchKind, what: &Bytes) -> Touched {
+    Touched { kind, what: what.clone() }
+}

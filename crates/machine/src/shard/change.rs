@@ -1,0 +1,81 @@
+//! What a machine may do to the state, in its own words.
+//!
+//! Changes are idempotent puts: writing a run of them twice gives the state
+//! that writing it once gives. `engine` turns each into rows.
+
+use bytes::Bytes;
+use stemedb_types::{BucketName, Key, ProjectId, Revision};
+
+use super::view::{Attestation, BucketNumber, BucketState, ClaimKey, Head};
+
+/// One change to the state of a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A bucket's state, new or moved on.
+    Bucket {
+        /// Whose bucket.
+        project: ProjectId,
+        /// Which one.
+        name: BucketName,
+        /// Its state from now on.
+        state: BucketState,
+    },
+    /// A new version of a key.
+    Version {
+        /// In which bucket.
+        bucket: BucketNumber,
+        /// Of which key.
+        key: Key,
+        /// Its numbers; `mod_revision` is the write's revision.
+        head: Head,
+        /// Its value; empty for a deletion.
+        value: Bytes,
+    },
+    /// A statement made for the first time in this bucket.
+    Claim {
+        /// In which bucket.
+        bucket: BucketNumber,
+        /// Where it stands.
+        key: ClaimKey,
+        /// Its canonical JSON.
+        statement: Bytes,
+    },
+    /// An agent's making of a statement that stands in this bucket.
+    Attest {
+        /// In which bucket.
+        bucket: BucketNumber,
+        /// Which claim.
+        key: ClaimKey,
+        /// Who, when, how sure.
+        attestation: Attestation,
+    },
+    /// The thin log: what one revision touched.
+    Log {
+        /// In which bucket.
+        bucket: BucketNumber,
+        /// Which revision.
+        revision: Revision,
+        /// What it touched, in the order of the write.
+        touched: Vec<Touched>,
+    },
+}
+
+/// One line of the thin log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// What happened.
+    pub kind: TouchKind,
+    /// To what: a key's bytes, or a statement's 32-byte id.
+    pub what: Bytes,
+}
+
+/// What a revision did to one key or statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TouchKind {
+    /// A key got a value.
+    Put,
+    /// A key went.
+    Delete,
+    /// A statement was made.
+    Assert,
+}

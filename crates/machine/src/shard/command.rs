@@ -1,0 +1,248 @@
+//! What may be asked to change, and its bytes in the log.
+
+use bytes::Bytes;
+use stemedb_claims::{AgentId, StatementId};
+use stemedb_types::limits::ITEMS_MAX;
+use stemedb_types::{BucketName, DecodeError, Decoder, Encoder, Key, ProjectId, Revision};
+
+/// A write to one bucket, as it stands in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// Whose bucket.
+    pub project: ProjectId,
+    /// Which one; made by its first write.
+    pub bucket: BucketName,
+    /// The leader's clock when it proposed this, in ms since 1970.
+    pub at_ms: u64,
+    /// What to do.
+    pub write: Write,
+}
+
+/// What to do to a bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Give a key a value.
+    Put {
+        /// Which key.
+        key: Key,
+        /// Its new value.
+        value: Bytes,
+        /// Only if this holds.
+        condition: Condition,
+    },
+    /// Take a key away.
+    Delete {
+        /// Which key.
+        key: Key,
+        /// Only if this holds.
+        condition: Condition,
+    },
+    /// Make statements: one revision for all that are new to their agents.
+    Assert {
+        /// At most [`ITEMS_MAX`].
+        items: Vec<AssertItem>,
+    },
+}
+
+/// One statement by one agent. The fields were read out of the statement before the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AssertItem {
+    /// The statement's id.
+    pub id: StatementId,
+    /// The statement's subject.
+    pub subject: String,
+    /// The statement's predicate.
+    pub predicate: String,
+    /// Who makes it.
+    pub agent: AgentId,
+    /// Its canonical JSON.
+    pub statement: Bytes,
+}
+
+/// When a put or delete may go on, seen from the key's newest version.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Whatever is there.
+    #[default]
+    Always,
+    /// The key is there (`If-Match: *`).
+    Exists,
+    /// The key is not there (`If-None-Match: *`).
+    Absent,
+    /// The key is there at one of these revisions (`If-Match: "7", "9"`).
+    RevisionIn(Vec<Revision>),
+    /// The key is not there, or at none of these revisions (`If-None-Match: "7"`).
+    RevisionNotIn(Vec<Revision>),
+}
+
+impl Condition {
+    /// Whether a key whose newest version is at `current` (`None`: not there) may be written.
+    pub fn holds(&self, current: Option<Revision>) -> bool {
+        match self {
+            Condition::Always => true,
+            Condition::Exists => current.is_some(),
+            Condition::Absent => current.is_none(),
+            Condition::RevisionIn(wanted) => current.is_some_and(|c| wanted.contains(&c)),
+            Condition::RevisionNotIn(unwanted) => !current.is_some_and(|c| unwanted.contains(&c)),
+        }
+    }
+
+    fn encode(&self, out: &mut Encoder) {
+        let list = |out: &mut Encoder, tag, revisions: &[Revision]| {
+            out.u8(tag);
+            out.varint(revisions.len() as u64);
+            for revision in revisions {
+                out.varint(revision.0);
+            }
+        };
+        match self {
+            Condition::Always => out.u8(0),
+            Condition::Exists => out.u8(1),
+            Condition::Absent => out.u8(2),
+            Condition::RevisionIn(revisions) => list(out, 3, revisions),
+            Condition::RevisionNotIn(revisions) => list(out, 4, revisions),
+        }
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let list = |from: &mut Decoder<'_>| {
+            let count = from.length(1)?;
+            (0..count).map(|_| from.varint().map(Revision)).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(match from.u8()? {
+            0 => Condition::Always,
+            1 => Condition::Exists,
+            2 => Condition::Absent,
+            3 => Condition::RevisionIn(list(from)?),
+            4 => Condition::RevisionNotIn(list(from)?),
+            got => return Err(DecodeError::Value { what: "a condition", got: got.into() }),
+        })
+    }
+}
+
+const COMMAND_VERSION: u8 = 1;
+
+const TAG_PUT: u8 = 1;
+const TAG_DELETE: u8 = 2;
+const TAG_ASSERT: u8 = 3;
+
+impl Command {
+    /// The bytes of the log entry.
+    pub fn encode(&self) -> Bytes {
+        let value_bytes = match &self.write {
+            Write::Put { key, value, .. } => key.as_bytes().len() + value.len(),
+            Write::Delete { key, .. } => key.as_bytes().len(),
+            Write::Assert { items } => items.iter().map(|i| i.statement.len() + 256).sum(),
+        };
+        let mut out = Encoder::with_capacity(value_bytes + 128);
+        out.u8(COMMAND_VERSION);
+        out.varint(self.project.0);
+        out.text(self.bucket.as_str());
+        out.varint(self.at_ms);
+        self.write.encode(&mut out);
+        out.finish()
+    }
+
+    /// Reads what [`Command::encode`] wrote; values and statements share `input`'s memory.
+    pub fn decode(input: &Bytes) -> Result<Self, DecodeError> {
+        let mut from = Decoder::new(input);
+        from.version("command", COMMAND_VERSION)?;
+        let project = ProjectId(from.varint()?);
+        let bucket = decode_bucket(&mut from)?;
+        let at_ms = from.varint()?;
+        let write = Write::decode(&mut from, input)?;
+        from.finish()?;
+        Ok(Self { project, bucket, at_ms, write })
+    }
+}
+
+impl Write {
+    /// Writes the bytes that [`Write::decode`] reads.
+    pub fn encode(&self, out: &mut Encoder) {
+        match self {
+            Write::Put { key, value, condition } => {
+                out.u8(TAG_PUT);
+                out.bytes(key.as_bytes());
+                out.bytes(value);
+                condition.encode(out);
+            }
+            Write::Delete { key, condition } => {
+                out.u8(TAG_DELETE);
+                out.bytes(key.as_bytes());
+                condition.encode(out);
+            }
+            Write::Assert { items } => {
+                out.u8(TAG_ASSERT);
+                out.varint(items.len() as u64);
+                for item in items {
+                    item.encode(out);
+                }
+            }
+        }
+    }
+
+    /// Reads a write out of `from`, which reads `input`: the result shares its memory.
+    pub fn decode(from: &mut Decoder<'_>, input: &Bytes) -> Result<Self, DecodeError> {
+        Ok(match from.u8()? {
+            TAG_PUT => Write::Put {
+                key: decode_key(from, input)?,
+                value: input.slice_ref(from.bytes()?),
+                condition: Condition::decode(from)?,
+            },
+            TAG_DELETE => {
+                Write::Delete { key: decode_key(from, input)?, condition: Condition::decode(from)? }
+            }
+            TAG_ASSERT => {
+                let count = from.length(32)?;
+                if count > ITEMS_MAX {
+                    return Err(DecodeError::Value { what: "a count of items", got: count as u64 });
+                }
+                let items = (0..count).map(|_| AssertItem::decode(from, input));
+                Write::Assert { items: items.collect::<Result<_, _>>()? }
+            }
+            got => return Err(DecodeError::Value { what: "a write", got: got.into() }),
+        })
+    }
+}
+
+impl AssertItem {
+    fn encode(&self, out: &mut Encoder) {
+        out.raw(&self.id.0);
+        out.text(&self.subject);
+        out.text(&self.predicate);
+        out.text(&self.agent.to_string());
+        out.bytes(&self.statement);
+    }
+
+    fn decode(from: &mut Decoder<'_>, input: &Bytes) -> Result<Self, DecodeError> {
+        Ok(Self {
+            id: decode_id(from)?,
+            subject: from.text("a subject")?.to_owned(),
+            predicate: from.text("a predicate")?.to_owned(),
+            agent: decode_agent(from)?,
+            statement: input.slice_ref(from.bytes()?),
+        })
+    }
+}
+
+pub(super) fn decode_bucket(from: &mut Decoder<'_>) -> Result<BucketName, DecodeError> {
+    let refused = DecodeError::Value { what: "a bucket name", got: 0 };
+    from.text("a bucket name")?.parse().map_err(|_| refused)
+}
+
+pub(super) fn decode_key(from: &mut Decoder<'_>, input: &Bytes) -> Result<Key, DecodeError> {
+    let bytes = input.slice_ref(from.bytes()?);
+    let got = bytes.len() as u64;
+    Key::new(bytes).map_err(|_| DecodeError::Value { what: "a key's length", got })
+}
+
+pub(super) fn decode_id(from: &mut Decoder<'_>) -> Result<StatementId, DecodeError> {
+    let mut id = [0; 32];
+    id.copy_from_slice(from.raw(32)?);
+    Ok(StatementId(id))
+}
+
+pub(super) fn decode_agent(from: &mut Decoder<'_>) -> Result<AgentId, DecodeError> {
+    let refused = DecodeError::Value { what: "an agent", got: 0 };
+    from.text("an agent")?.parse().map_err(|_| refused)
+}

@@ -1,0 +1,142 @@
+//! A view with changes laid over it: how a run of entries is applied and
+//! written as one batch.
+//!
+//! The second entry of a run must see what the first did, though nothing has
+//! been written yet. Only what `apply` looks up is laid over (buckets, heads,
+//! claim places, attestations); scans and values go through to the state below, since
+//! no entry scans. A scan over an overlay would miss the run, so it is refused.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
+
+use stemedb_claims::{AgentId, StatementId};
+use stemedb_types::{BucketName, Key, ProjectId, Revision};
+
+use super::change::Change;
+use super::view::{
+    BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Head, KeyRange, KeyRow,
+    Version, View,
+};
+use crate::Error;
+
+/// The state below, and the changes of a run that are not in it yet.
+pub struct Overlay<'v, V: View> {
+    below: &'v V,
+    buckets: HashMap<(ProjectId, BucketName), BucketState>,
+    next_bucket: Option<BucketNumber>,
+    heads: HashMap<(BucketNumber, Key), Head>,
+    claims: HashMap<(BucketNumber, StatementId), ClaimKey>,
+    attested: HashSet<(BucketNumber, StatementId, AgentId)>,
+}
+
+impl<'v, V: View> Overlay<'v, V> {
+    /// Nothing laid over yet.
+    pub fn new(below: &'v V) -> Self {
+        Self {
+            below,
+            buckets: HashMap::new(),
+            next_bucket: None,
+            heads: HashMap::new(),
+            claims: HashMap::new(),
+            attested: HashSet::new(),
+        }
+    }
+
+    /// Lays the changes of one entry over what is there.
+    pub fn absorb(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Bucket { project, name, state } => {
+                    let next = BucketNumber(state.number.0 + 1);
+                    self.next_bucket = self.next_bucket.max(Some(next));
+                    self.buckets.insert((*project, name.clone()), *state);
+                }
+                Change::Version { bucket, key, head, .. } => {
+                    self.heads.insert((*bucket, key.clone()), *head);
+                }
+                Change::Claim { bucket, key, .. } => {
+                    self.claims.insert((*bucket, key.id), key.clone());
+                }
+                Change::Attest { bucket, key, attestation } => {
+                    self.attested.insert((*bucket, key.id, attestation.agent.clone()));
+                }
+                Change::Log { .. } => {}
+            }
+        }
+    }
+}
+
+const SCANNED: &str = "an entry scanned a half-applied run";
+
+impl<V: View> View for Overlay<'_, V> {
+    fn bucket(&self, project: ProjectId, name: &BucketName) -> Result<Option<BucketState>, Error> {
+        if let Some(state) = self.buckets.get(&(project, name.clone())) {
+            return Ok(Some(*state));
+        }
+        self.below.bucket(project, name)
+    }
+
+    fn next_bucket(&self) -> Result<BucketNumber, Error> {
+        Ok(self.below.next_bucket()?.max(self.next_bucket.unwrap_or(BucketNumber(0))))
+    }
+
+    fn head(&self, bucket: BucketNumber, key: &Key) -> Result<Option<Head>, Error> {
+        if let Some(head) = self.heads.get(&(bucket, key.clone())) {
+            return Ok(Some(*head));
+        }
+        self.below.head(bucket, key)
+    }
+
+    fn version(
+        &self,
+        _bucket: BucketNumber,
+        _key: &Key,
+        _as_of: Revision,
+    ) -> Result<Option<Version>, Error> {
+        Err(Error::Contradiction(SCANNED.to_owned()))
+    }
+
+    fn scan_keys(
+        &self,
+        _bucket: BucketNumber,
+        _range: &KeyRange,
+        _as_of: Revision,
+        _reverse: bool,
+        _visit: &mut dyn FnMut(KeyRow) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        Err(Error::Contradiction(SCANNED.to_owned()))
+    }
+
+    fn claim_key(&self, bucket: BucketNumber, id: StatementId) -> Result<Option<ClaimKey>, Error> {
+        if let Some(key) = self.claims.get(&(bucket, id)) {
+            return Ok(Some(key.clone()));
+        }
+        self.below.claim_key(bucket, id)
+    }
+
+    fn claim(&self, _bucket: BucketNumber, _key: &ClaimKey) -> Result<Option<ClaimRow>, Error> {
+        Err(Error::Contradiction(SCANNED.to_owned()))
+    }
+
+    fn attested(
+        &self,
+        bucket: BucketNumber,
+        key: &ClaimKey,
+        agent: &AgentId,
+    ) -> Result<bool, Error> {
+        if self.attested.contains(&(bucket, key.id, agent.clone())) {
+            return Ok(true);
+        }
+        self.below.attested(bucket, key, agent)
+    }
+
+    fn scan_claims(
+        &self,
+        _bucket: BucketNumber,
+        _order: &ClaimOrder,
+        _start: &ClaimStart,
+        _visit: &mut dyn FnMut(ClaimRow) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        Err(Error::Contradiction(SCANNED.to_owned()))
+    }
+}

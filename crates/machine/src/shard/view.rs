@@ -1,0 +1,228 @@
+//! What a machine can see of the state.
+//!
+//! `engine` implements [`View`] over RocksDB, the tests over ordered maps. The
+//! trait speaks the machine's words; how rows become bytes is the engine's
+//! business. Scans hand rows to a visitor one at a time and stop when it says so,
+//! so no scan ever holds more than its reader wants.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use stemedb_claims::{AgentId, StatementId};
+use stemedb_types::{BucketName, Key, ProjectId, Revision};
+
+use crate::Error;
+
+/// A bucket inside its group: counted up, never used twice in the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BucketNumber(pub u32);
+
+/// What is known of a bucket as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BucketState {
+    /// The bucket's number in its group.
+    pub number: BucketNumber,
+    /// The newest revision; 0 before the first write.
+    pub revision: Revision,
+    /// History at and below this revision is gone, except each key's newest version.
+    pub compacted: Revision,
+}
+
+/// One version of a key, without its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The revision that made the key (since it was last absent).
+    pub create_revision: Revision,
+    /// The revision of this version.
+    pub mod_revision: Revision,
+    /// 1 for the version that made the key, then one more with each put.
+    pub version: u64,
+    /// This version says that the key is gone.
+    pub deleted: bool,
+}
+
+/// One version of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Its numbers.
+    pub head: Head,
+    /// Its value; empty for a deletion.
+    pub value: Bytes,
+}
+
+/// Keys from `start` (inclusive) up to `end` (exclusive; `None`: to the last).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyRange {
+    /// The first key that belongs to the range; empty: from the first key.
+    pub start: Vec<u8>,
+    /// The first key that does not, if there is one.
+    pub end: Option<Vec<u8>>,
+}
+
+impl KeyRange {
+    /// All keys that begin with `prefix`.
+    pub fn prefix(prefix: &[u8]) -> Self {
+        Self { start: prefix.to_vec(), end: prefix_end(prefix) }
+    }
+
+    /// The part of this range that `other` covers too.
+    pub fn within(self, other: &KeyRange) -> Self {
+        let start = self.start.max(other.start.clone());
+        let end = match (self.end, other.end.clone()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        Self { start, end }
+    }
+}
+
+/// The least byte string greater than every string that begins with `prefix`; `None` if there is
+/// none (the prefix is empty or all 0xff).
+fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return Some(end);
+        }
+    }
+    None
+}
+
+/// A key and the version of it that a scan sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRow {
+    /// The key.
+    pub key: Key,
+    /// Its version: never a deletion.
+    pub version: Version,
+}
+
+/// Where a claim stands.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClaimKey {
+    /// The statement's subject.
+    pub subject: String,
+    /// The statement's predicate.
+    pub predicate: String,
+    /// The statement's id.
+    pub id: StatementId,
+}
+
+/// One agent's making of a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attestation {
+    /// Who; the name says how surely that is known.
+    pub agent: AgentId,
+    /// The revision of the assert call.
+    pub revision: Revision,
+    /// The leader's stamp of that call, in ms since 1970.
+    pub at_ms: u64,
+}
+
+/// A claim as stored: an immutable statement and who made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimRow {
+    /// Where it stands.
+    pub key: ClaimKey,
+    /// The canonical JSON the id was made from.
+    pub statement: Bytes,
+    /// In order of their revisions, at least one; each agent once.
+    pub attestations: Vec<Attestation>,
+}
+
+/// In which order a claim scan goes; each keeps the claims of one (subject, predicate) together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClaimOrder {
+    /// By subject, predicate, id.
+    Subject,
+    /// By predicate, subject, id.
+    Predicate,
+    /// By subject, predicate, id, among the claims this agent made.
+    Agent(AgentId),
+}
+
+/// Where a claim scan begins and what it may skip for lack of a match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClaimStart {
+    /// Only terms that begin with this: the subject's, or the predicate's in predicate order.
+    pub first_prefix: String,
+    /// Whether `first_prefix` is the whole term.
+    pub first_exact: bool,
+    /// Begin behind every claim of this (subject, predicate).
+    pub after: Option<(String, String)>,
+}
+
+/// The state of one group, as its machine sees it.
+pub trait View {
+    /// What is known of a bucket; `None` if nothing was ever written to it.
+    fn bucket(&self, project: ProjectId, name: &BucketName) -> Result<Option<BucketState>, Error>;
+
+    /// The number the next new bucket gets.
+    fn next_bucket(&self) -> Result<BucketNumber, Error>;
+
+    /// The newest version of a key, without its value.
+    fn head(&self, bucket: BucketNumber, key: &Key) -> Result<Option<Head>, Error>;
+
+    /// The newest version of a key at or below a revision.
+    fn version(
+        &self,
+        bucket: BucketNumber,
+        key: &Key,
+        as_of: Revision,
+    ) -> Result<Option<Version>, Error>;
+
+    /// Visits the keys of a range that are there at a revision, in key order or against it.
+    fn scan_keys(
+        &self,
+        bucket: BucketNumber,
+        range: &KeyRange,
+        as_of: Revision,
+        reverse: bool,
+        visit: &mut dyn FnMut(KeyRow) -> ControlFlow<()>,
+    ) -> Result<(), Error>;
+
+    /// Where the statement of this id stands.
+    fn claim_key(&self, bucket: BucketNumber, id: StatementId) -> Result<Option<ClaimKey>, Error>;
+
+    /// A claim with all its attestations.
+    fn claim(&self, bucket: BucketNumber, key: &ClaimKey) -> Result<Option<ClaimRow>, Error>;
+
+    /// Whether this agent made this statement.
+    fn attested(
+        &self,
+        bucket: BucketNumber,
+        key: &ClaimKey,
+        agent: &AgentId,
+    ) -> Result<bool, Error>;
+
+    /// Visits claims in an order that keeps those of one (subject, predicate) together.
+    fn scan_claims(
+        &self,
+        bucket: BucketNumber,
+        order: &ClaimOrder,
+        start: &ClaimStart,
+        visit: &mut dyn FnMut(ClaimRow) -> ControlFlow<()>,
+    ) -> Result<(), Error>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_string_that_does_not_begin_with_it() {
+        assert_eq!(prefix_end(b""), None);
+        assert_eq!(prefix_end(b"\xff\xff"), None);
+        assert_eq!(prefix_end(b"ab"), Some(b"ac".to_vec()));
+        assert_eq!(prefix_end(b"a\xff"), Some(b"b".to_vec()));
+    }
+
+    #[test]
+    fn two_ranges_share_their_overlap() {
+        let prefix = KeyRange::prefix(b"b");
+        let from = KeyRange { start: b"bc".to_vec(), end: None };
+        let both = KeyRange { start: b"bc".to_vec(), end: Some(b"c".to_vec()) };
+        assert_eq!(from.within(&prefix), both);
+    }
+}
