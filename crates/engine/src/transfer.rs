@@ -83,6 +83,7 @@ pub struct Import {
     intake: Box<dyn Intake>,
     rows: u64,
     whole: bool,
+    applied: Option<Bytes>,
 }
 
 impl Import {
@@ -91,7 +92,7 @@ impl Import {
         let scope = group.next_generation();
         group.sweep(scope)?;
         let intake = group.store.intake()?;
-        Ok(Self { group: group.clone(), scope, intake, rows: 0, whole: false })
+        Ok(Self { group: group.clone(), scope, intake, rows: 0, whole: false, applied: None })
     }
 
     /// Takes the next chunk. On an error the import is over; nothing became visible.
@@ -119,11 +120,20 @@ impl Import {
         while !from.left().is_empty() {
             row.truncate(SCOPE_BYTES);
             row.extend_from_slice(from.bytes().map_err(refuse)?);
-            self.intake.put(&row, from.bytes().map_err(refuse)?)?;
+            let value = from.bytes().map_err(refuse)?;
+            if row == self.scope.applied().0 {
+                self.applied = Some(Bytes::copy_from_slice(value));
+            }
+            self.intake.put(&row, value)?;
             self.rows += 1;
         }
         self.whole = last;
         Ok(())
+    }
+
+    /// The applied mark among the rows taken in so far: it comes in the first chunk.
+    pub fn applied(&self) -> Option<Bytes> {
+        self.applied.clone()
     }
 
     /// Makes the rows the group's own, durably, in place of what it held. Returns the group as it

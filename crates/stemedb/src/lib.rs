@@ -1,13 +1,67 @@
 //! The façade: a node of StemeDB inside your program.
+//!
+//! [`Node::start`] opens two directories and gives you a running node: alone,
+//! with [`NodeOptions::alone`], or as a member of a cluster. Inside your
+//! program you use it through [`Node::bucket`]; a front door (the HTTP gateway)
+//! sees only the trait [`Front`].
+//!
+//! ```text
+//!  Front ─► admit ─► call ─┬─► execute ─► raft          this node leads the shard
+//!                          └─► wire ─► another node's execute
+//!  life ─► founding, reconcile ─► groups                which groups are open here
+//! ```
+//!
+//! | file | idea |
+//! |---|---|
+//! | `front`, `error` | what may be asked, what may come back |
+//! | `options`, `node`, `bucket` | start it, stop it, use it from inside |
+//! | `identity` | who the node is, on both volumes |
+//! | `founding` | how a cluster comes to be, exactly once (pure) |
+//! | `life` | blank → founded or joined → member |
+//! | `reconcile` | layout → which groups to open (pure) |
+//! | `router` | bucket → shard → leader (pure) |
+//! | `auth` | key → role → allowed? (pure) |
+//! | `admit` | lets a caller in, asking the meta leader if it must |
+//! | `call`, `execute` | a data call at its origin, and where it is led |
+//! | `meta_call` | commands for the cluster |
+//! | `peers`, `wire` | what nodes ask each other, and its bytes |
+//! | `status`, `monitor` | what a node says of itself |
+//!
+//! Left out until their parts: moving shards, failover by evidence, session
+//! and stale reads, `Idempotency-Key`, quotas and limits, draining without a lost call.
 
+mod admit;
+mod auth;
+mod bucket;
+mod call;
+mod core;
 mod error;
+mod execute;
+mod founding;
 mod front;
+mod identity;
+mod life;
+mod meta_call;
+mod monitor;
+mod node;
+mod options;
+mod peers;
+mod reconcile;
+mod router;
+mod status;
+mod wire;
 
+pub use bucket::Bucket;
 pub use error::{Error, Unavailable};
 pub use front::{
     AdminAnswer, AdminCall, Admission, Answered, Call, Caller, ClusterStatus, Credential, Door,
     Front, Member, MemberState, Need, Op, OpAnswer, Readiness, Startup,
 };
+pub use node::Node;
+pub use options::{Auth, Gossip, NodeOptions, StartError};
+pub use stemedb_engine::Budget;
+pub use stemedb_membership::{JoinTarget, bind as bind_gossip};
+pub use stemedb_raft::GroupOptions;
 
 /// The words of the state machines that calls and answers are made of.
 pub mod shard {

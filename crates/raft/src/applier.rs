@@ -1,0 +1,250 @@
+//! Entries → machine → one batch with the applied mark in it.
+//!
+//! openraft hands over committed entries as a stream. Whatever of it is ready
+//! is one run: its commands are applied one after another over an overlay, the
+//! changes and the mark that says how far they go are written as one batch,
+//! and only then are the answers given. A crash between two runs loses
+//! nothing but the memtable, and the log brings that back.
+//!
+//! An entry that can't be applied (bytes that are no command, a store that
+//! does not read) stops the group: going on would let replicas differ.
+
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use futures_util::{Stream, StreamExt};
+use openraft::entry::RaftEntry;
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use stemedb_engine::{Batch, Group as EngineGroup, Import, export};
+use stemedb_machine::meta::{MetaCommand, MetaState};
+use stemedb_machine::shard::{Command, Overlay};
+use stemedb_machine::{meta, shard};
+use stemedb_types::GroupId;
+use tokio::sync::watch;
+
+use crate::Outcome;
+use crate::codec::{decode_applied, encode_applied};
+use crate::snapshot::{Builder, SnapshotData, current};
+use crate::types::{Config, Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership};
+
+/// Most entries applied in one run: bounds a batch.
+const RUN_ENTRIES_MAX: usize = 1024;
+
+/// What a group has applied, for those who read it. Cheap to clone.
+#[derive(Clone)]
+pub struct Applied {
+    store: Arc<RwLock<EngineGroup>>,
+    meta: watch::Sender<Arc<MetaState>>,
+}
+
+impl Applied {
+    pub(crate) fn open(store: EngineGroup) -> Result<Self, stemedb_engine::Error> {
+        let state = match store.id() {
+            GroupId::META => store.meta_state()?,
+            _ => MetaState::default(),
+        };
+        let meta = watch::Sender::new(Arc::new(state));
+        Ok(Self { store: Arc::new(RwLock::new(store)), meta })
+    }
+
+    /// The group's rows. Taken anew for each read: a snapshot may replace them.
+    pub fn store(&self) -> EngineGroup {
+        self.store.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The meta state after each run that changed it; stays empty for a shard.
+    pub fn meta(&self) -> watch::Receiver<Arc<MetaState>> {
+        self.meta.subscribe()
+    }
+
+    fn replace(&self, store: EngineGroup) -> Result<(), stemedb_engine::Error> {
+        if store.id() == GroupId::META {
+            self.meta.send_replace(Arc::new(store.meta_state()?));
+        }
+        *self.store.write().unwrap_or_else(PoisonError::into_inner) = store;
+        Ok(())
+    }
+}
+
+/// The state machine of one replica, as openraft drives it.
+///
+/// Invariant: `last` and `membership` are what the store's applied mark says.
+pub(crate) struct Applier {
+    applied: Applied,
+    last: Option<LogId>,
+    membership: StoredMembership,
+    /// Where the newest snapshot that was announced ends.
+    announced: Option<LogId>,
+}
+
+type Answers = Vec<(Option<ApplyResponder<Config>>, Outcome)>;
+
+impl Applier {
+    /// Opens the state machine at its applied mark.
+    pub(crate) fn open(applied: Applied) -> io::Result<Self> {
+        let (last, membership) = match applied.store().applied()? {
+            None => (None, StoredMembership::default()),
+            Some(mark) => decode_applied(&mark).map_err(invalid)?,
+        };
+        Ok(Self { applied, last, membership, announced: None })
+    }
+
+    fn apply_run(&mut self, run: Vec<Result<EntryResponder<Config>, io::Error>>) -> io::Result<()> {
+        let run = run.into_iter().collect::<io::Result<Vec<_>>>()?;
+        let store = self.applied.store();
+        let mut batch = store.batch();
+        let mut meta = None;
+        let mut answers = Answers::with_capacity(run.len());
+        let mut last = self.last;
+        let mut membership = None;
+        {
+            let mut overlay = Overlay::new(&store);
+            for (entry, responder) in run {
+                follows(last, &entry)?;
+                last = Some(entry.log_id());
+                let outcome = match &entry.payload {
+                    Payload::Blank => Outcome::Nothing,
+                    Payload::Membership(members) => {
+                        membership = Some(StoredMembership::new(last, members.clone()));
+                        Outcome::Nothing
+                    }
+                    Payload::Normal(command) if store.id() == GroupId::META => {
+                        let state = meta.get_or_insert_with(|| {
+                            MetaState::clone(&self.applied.meta.borrow())
+                        });
+                        apply_meta(state, &command.0, &mut batch)?
+                    }
+                    Payload::Normal(command) => {
+                        let command = Command::decode(&command.0).map_err(invalid)?;
+                        let done = shard::apply(&overlay, &command).map_err(io::Error::other)?;
+                        overlay.absorb(&done.changes);
+                        done.changes.iter().for_each(|change| batch.put_change(change));
+                        Outcome::Shard(done.answer)
+                    }
+                };
+                answers.push((responder, outcome));
+            }
+        }
+        if let Some(membership) = membership {
+            self.membership = membership;
+        }
+        store.commit(batch, encode_applied(&last, &self.membership))?;
+        self.last = last;
+        if let Some(state) = meta {
+            self.applied.meta.send_replace(Arc::new(state));
+        }
+        for (responder, outcome) in answers {
+            if let Some(responder) = responder {
+                responder.send(outcome);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn apply_meta(
+    state: &mut MetaState,
+    command: &[u8],
+    batch: &mut Batch,
+) -> io::Result<Outcome> {
+    let command = MetaCommand::decode(command).map_err(invalid)?;
+    let done = meta::apply(state, command).map_err(io::Error::other)?;
+    for record in done.changes {
+        batch.put_meta(&record);
+        state.absorb(record);
+    }
+    Ok(Outcome::Meta(done.answer))
+}
+
+/// An entry applies behind the one before it, and once.
+fn follows(last: Option<LogId>, entry: &Entry) -> io::Result<()> {
+    let index = entry.log_id().index();
+    match last {
+        Some(last) if index != last.index() + 1 => Err(io::Error::other(format!(
+            "entry {index} was to be applied behind entry {}",
+            last.index()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn invalid(cause: stemedb_types::DecodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, cause)
+}
+
+impl RaftStateMachine<Config> for Applier {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.last, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Config>, io::Error>> + Unpin + Send,
+    {
+        let mut runs = entries.ready_chunks(RUN_ENTRIES_MAX);
+        while let Some(run) = runs.next().await {
+            self.apply_run(run)?;
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        if force {
+            return Some(self.get_snapshot_builder().await);
+        }
+        // Only what is durable may be announced, and only if it is news.
+        let store = self.applied.store();
+        let durable = current(&store).ok().flatten()?.meta.last_log_id;
+        if durable <= self.announced {
+            return None;
+        }
+        self.announced = durable;
+        Some(Builder::of_durable(store))
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder::of_applied(self.applied.store())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> io::Result<()> {
+        let import = match snapshot {
+            SnapshotData::Received(import) => import,
+            SnapshotData::Here(source) => copy(&source, &self.applied.store())?,
+        };
+        let store = import.install()?;
+        let mark = store.applied()?.unwrap_or_default();
+        let (last, membership) = decode_applied(&mark).map_err(invalid)?;
+        self.applied.replace(store)?;
+        self.last = last;
+        self.membership = membership;
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        current(&self.applied.store())
+    }
+}
+
+/// A snapshot that never left this process, taken in like one that did.
+fn copy(from: &EngineGroup, to: &EngineGroup) -> io::Result<Box<Import>> {
+    let mut import = Import::begin(to)?;
+    let mut fault = None;
+    export(from, &mut |chunk| match import.chunk(&chunk) {
+        Ok(()) => std::ops::ControlFlow::Continue(()),
+        Err(error) => {
+            fault = Some(error);
+            std::ops::ControlFlow::Break(())
+        }
+    })?;
+    match fault {
+        None => Ok(Box::new(import)),
+        Some(fault) => Err(fault.into()),
+    }
+}

@@ -1,0 +1,326 @@
+//! One replica of one group: propose, read, watch, change.
+//!
+//! A [`Group`] is a cheap handle. It owns two queues (commands, reads), each
+//! drained by a task that ends when the last handle is gone, and a third task
+//! that turns openraft's metrics into a [`Leadership`] to route by.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::errors::{ClientWriteError, InitializeError, RaftError};
+use openraft::rt::WatchReceiver;
+use openraft::{ChangeMembers, ServerState, SnapshotPolicy};
+use stemedb_engine::Group as EngineGroup;
+use stemedb_rpc::Plane;
+use stemedb_types::{GroupId, NodeId, Replica, ReplicaId};
+use stemedb_wal::Wal;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::applier::{Applied, Applier};
+use crate::log_store::LogStore;
+use crate::network::Network;
+use crate::queue::{
+    Done, PROPOSALS_MAX, Propose, READS_MAX, ReadDone, confirm_reads, propose_runs,
+};
+use crate::types::{Holder, Raft};
+use crate::{Error, Outcome};
+
+/// Timers and thresholds of a group. The defaults are for a cluster in one place.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupOptions {
+    /// Between two heartbeats of a leader, in ms.
+    pub heartbeat_interval_ms: u64,
+    /// The least a follower waits for its leader, in ms.
+    pub election_timeout_min_ms: u64,
+    /// The most, and the length of the leader's lease, in ms.
+    pub election_timeout_max_ms: u64,
+    /// A snapshot is announced after this many entries.
+    pub snapshot_entries: u64,
+    /// Entries kept behind an announced snapshot, for followers that lag a little.
+    pub kept_entries: u64,
+}
+
+impl Default for GroupOptions {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval_ms: 300,
+            election_timeout_min_ms: 1000,
+            election_timeout_max_ms: 1500,
+            snapshot_entries: 10_000,
+            kept_entries: 2_000,
+        }
+    }
+}
+
+impl GroupOptions {
+    fn to_config(self, group: GroupId) -> Result<Arc<openraft::Config>, Error> {
+        let config = openraft::Config {
+            cluster_name: format!("group-{group}"),
+            heartbeat_interval: self.heartbeat_interval_ms,
+            election_timeout_min: self.election_timeout_min_ms,
+            election_timeout_max: self.election_timeout_max_ms,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
+            max_in_snapshot_log_to_keep: self.kept_entries,
+            replication_lag_threshold: self.snapshot_entries + self.kept_entries,
+            max_payload_entries: 1024,
+            install_snapshot_timeout: 600_000,
+            enable_pre_vote: Some(true),
+            ..Default::default()
+        };
+        let config = config.validate().map_err(|cause| Error::Stopped(cause.to_string()))?;
+        Ok(Arc::new(config))
+    }
+}
+
+/// Who leads a group, as this replica sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leadership {
+    /// This replica does.
+    Here,
+    /// Another node's replica does.
+    There(NodeId),
+    /// Nobody, as far as is known.
+    Unknown,
+}
+
+/// How far a replica has come; indexes of log entries, `None` before the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Its term.
+    pub term: u64,
+    /// The last entry of its log.
+    pub last_log: Option<u64>,
+    /// The last entry it knows to be committed by the group.
+    pub committed: Option<u64>,
+    /// The last entry it has applied.
+    pub applied: Option<u64>,
+}
+
+/// What a confirmed read sees.
+pub type ReadView = EngineGroup;
+
+/// One replica of one group.
+#[derive(Clone)]
+pub struct Group {
+    id: GroupId,
+    replica: ReplicaId,
+    pub(crate) raft: Raft,
+    pub(crate) applied: Applied,
+    proposals: mpsc::Sender<Propose>,
+    reads: mpsc::Sender<ReadDone>,
+    leadership: watch::Receiver<Leadership>,
+}
+
+impl Group {
+    /// Opens a replica where its log and its store left it, and lets it run.
+    ///
+    /// A replica that was never part of anything waits: for [`Group::found`], or for a leader
+    /// that adds it.
+    pub async fn open(
+        store: EngineGroup,
+        replica: ReplicaId,
+        wal: Wal,
+        plane: Arc<Plane>,
+        options: GroupOptions,
+    ) -> Result<Self, Error> {
+        let stopped = |cause: String| Error::Stopped(cause);
+        let id = store.id();
+        let applied = Applied::open(store).map_err(|cause| stopped(cause.to_string()))?;
+        let applier = Applier::open(applied.clone()).map_err(|cause| stopped(cause.to_string()))?;
+        let network = Network { plane, group: id, me: replica };
+        let log = LogStore::new(wal, replica);
+        let config = options.to_config(id)?;
+        let raft = Raft::new(replica.0, config, network, log, applier)
+            .await
+            .map_err(|fatal| stopped(fatal.to_string()))?;
+        let (proposals, proposed) = mpsc::channel(PROPOSALS_MAX);
+        let (reads, waiting) = mpsc::channel(READS_MAX);
+        let (seen, leadership) = watch::channel(Leadership::Unknown);
+        tokio::spawn(propose_runs(raft.clone(), proposed));
+        tokio::spawn(confirm_reads(raft.clone(), waiting));
+        tokio::spawn(watch_leadership(raft.clone(), seen));
+        Ok(Self { id, replica, raft, applied, proposals, reads, leadership })
+    }
+
+    /// Which group.
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// Which replica of it.
+    pub fn replica(&self) -> ReplicaId {
+        self.replica
+    }
+
+    /// Who leads, from now on.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// What this replica has applied, without asking anybody: possibly old.
+    pub fn applied(&self) -> &Applied {
+        &self.applied
+    }
+
+    /// Makes the first membership of a new group: every founding replica does, with the same list.
+    /// A group that has one already is left alone.
+    pub async fn found(&self, replicas: &[Replica]) -> Result<(), Error> {
+        let members: BTreeMap<u64, Holder> =
+            replicas.iter().map(|replica| (replica.id.0, Holder(replica.node))).collect();
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(other) => Err(Error::Stopped(other.to_string())),
+        }
+    }
+
+    /// Hands a command to the group; `done` is called once, with its outcome. Only the leader
+    /// takes commands.
+    pub fn propose(&self, command: bytes::Bytes, done: Done) {
+        if let Err(refused) = self.proposals.try_send(Propose { command, done }) {
+            let (propose, error) = match refused {
+                mpsc::error::TrySendError::Full(propose) => (propose, Error::Overloaded),
+                mpsc::error::TrySendError::Closed(propose) => (propose, closed()),
+            };
+            (propose.done)(Err(error));
+        }
+    }
+
+    /// Hands a command to the group and waits for its outcome. Dropping the future does not take
+    /// the command back.
+    pub async fn write(&self, command: bytes::Bytes) -> Result<Outcome, Error> {
+        let (done, wait) = oneshot::channel();
+        let answer = Box::new(move |result| {
+            let _ = done.send(result);
+        });
+        self.propose(command, answer);
+        wait.await.unwrap_or(Err(Error::Unknown))
+    }
+
+    /// Confirms with a quorum that this replica leads, and waits until it has applied everything
+    /// that was committed when the question came. Returns the confirmed index; a read of
+    /// [`Applied::store`] after it is linearizable. Only the leader confirms.
+    pub async fn confirm_read(&self) -> Result<u64, Error> {
+        let (done, wait) = oneshot::channel();
+        self.confirm_read_then(Box::new(move |result| {
+            let _ = done.send(result);
+        }));
+        wait.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// [`Group::confirm_read`] with a callback, which runs among others of its round: it must be
+    /// quick. It is dropped uncalled only if the group is closed meanwhile.
+    pub fn confirm_read_then(&self, done: ReadDone) {
+        match self.reads.try_send(done) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(done)) => done(Err(Error::Overloaded)),
+            Err(mpsc::error::TrySendError::Closed(done)) => done(Err(closed())),
+        }
+    }
+
+    /// Whether a majority has acknowledged this leader within the last `age`; false for others.
+    pub fn quorum_heard_within(&self, age: Duration) -> bool {
+        let silent_ms = self.raft.data_metrics().borrow_watched().millis_since_quorum_ack;
+        silent_ms.is_some_and(|silent_ms| u128::from(silent_ms) <= age.as_millis())
+    }
+
+    /// Waits until this replica has applied the entry of this index.
+    pub async fn wait_applied(&self, index: u64, timeout: Duration) -> Result<(), Error> {
+        let wait = self.raft.wait(Some(timeout));
+        let reached = wait.applied_index_at_least(Some(index), "catch up").await;
+        reached.map(|_| ()).map_err(|_| Error::NoQuorum)
+    }
+
+    /// How far this replica has come.
+    pub fn position(&self) -> Position {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        Position {
+            term: metrics.current_term,
+            last_log: metrics.last_log_index,
+            committed: metrics.cluster_committed.map(|id| id.index()),
+            applied: metrics.last_applied.map(|id| id.index()),
+        }
+    }
+
+    /// Why the group has stopped, if it has.
+    pub fn stopped(&self) -> Option<String> {
+        self.raft.metrics().borrow_watched().running_state.clone().err().map(|f| f.to_string())
+    }
+
+    /// Voters and learners, as this replica knows them.
+    pub fn members(&self) -> (BTreeSet<ReplicaId>, BTreeSet<ReplicaId>) {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership().clone();
+        let ids = |ids: &mut dyn Iterator<Item = u64>| ids.map(ReplicaId).collect();
+        (ids(&mut membership.voter_ids()), ids(&mut membership.learner_ids()))
+    }
+
+    /// Adds a replica that only listens. Only the leader can.
+    pub async fn add_learner(&self, replica: Replica) -> Result<(), Error> {
+        let added = self.raft.add_learner(replica.id.0, Holder(replica.node), false).await;
+        added.map(|_| ()).map_err(changed)
+    }
+
+    /// Makes these replicas the voters, through joint consensus; the others become learners. Only
+    /// the leader can.
+    pub async fn set_voters(&self, voters: BTreeSet<ReplicaId>) -> Result<(), Error> {
+        let voters: BTreeSet<u64> = voters.into_iter().map(|replica| replica.0).collect();
+        let set = self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), true).await;
+        set.map(|_| ()).map_err(changed)
+    }
+
+    /// Asks another replica to take over. Returns once it was asked.
+    pub async fn transfer_leadership(&self, to: ReplicaId) -> Result<(), Error> {
+        let asked = self.raft.trigger().transfer_leader(to.0).await;
+        asked.map_err(|fatal| Error::Stopped(fatal.to_string()))
+    }
+
+    /// Stops the replica; what it has is on disk or in the log.
+    pub async fn close(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(group = %self.id, %error, "a group did not stop cleanly");
+        }
+    }
+}
+
+fn closed() -> Error {
+    Error::Stopped("the group is closed".to_owned())
+}
+
+fn changed(error: RaftError<crate::types::Config, ClientWriteError<crate::types::Config>>) -> Error {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+            Error::NotLeader { leader: forward.leader_node.map(|holder| holder.0) }
+        }
+        RaftError::APIError(_) => Error::Unknown,
+        RaftError::Fatal(fatal) => Error::Stopped(fatal.to_string()),
+    }
+}
+
+async fn watch_leadership(raft: Raft, seen: watch::Sender<Leadership>) {
+    let mut metrics = raft.server_metrics();
+    loop {
+        let now = {
+            let metrics = metrics.borrow_watched();
+            match metrics.current_leader {
+                _ if metrics.state == ServerState::Leader => Leadership::Here,
+                Some(leader) => {
+                    let holder = metrics.membership_config.membership().get_node(&leader);
+                    holder.map_or(Leadership::Unknown, |holder| Leadership::There(holder.0))
+                }
+                None => Leadership::Unknown,
+            }
+        };
+        let changed = seen.send_if_modified(|known| {
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
+        if changed {
+            metrics::counter!("stemedb_raft_leader_changes_total").increment(1);
+        }
+        if seen.is_closed() || metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! All replicas of a node, by group.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use stemedb_engine::{Group as EngineGroup, Store};
+use stemedb_rpc::{Envelope, Plane, Refusal, Reply, SnapshotChunks};
+use stemedb_types::{GroupId, ReplicaId};
+use stemedb_wal::Wal;
+
+use crate::Error;
+use crate::group::{Group, GroupOptions};
+use crate::inbound::{kinds, not_here};
+
+/// What the replicas of a node share.
+#[derive(Clone)]
+pub struct GroupsOptions {
+    /// The node's log.
+    pub wal: Wal,
+    /// The node's store.
+    pub store: Arc<dyn Store>,
+    /// The plane to the peers.
+    pub plane: Arc<Plane>,
+    /// Timers and thresholds.
+    pub group: GroupOptions,
+}
+
+/// The replicas of a node. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Groups {
+    open: Arc<RwLock<BTreeMap<GroupId, Group>>>,
+}
+
+impl Groups {
+    /// No replicas yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Opens a replica of a group and lets it run.
+    pub async fn open(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        options: &GroupsOptions,
+    ) -> Result<Group, Error> {
+        let store = EngineGroup::open(options.store.clone(), group)
+            .map_err(|cause| Error::Stopped(cause.to_string()))?;
+        let wal = options.wal.clone();
+        let opened =
+            Group::open(store, replica, wal, options.plane.clone(), options.group).await?;
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        open.insert(group, opened.clone());
+        Ok(opened)
+    }
+
+    /// The replica of a group, if this node holds one.
+    pub fn get(&self, group: GroupId) -> Option<Group> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
+    }
+
+    /// All replicas of this node, by group.
+    pub fn all(&self) -> Vec<Group> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.values().cloned().collect()
+    }
+
+    /// Takes a message of a peer if its kind is a Raft message; gives it back if it is not.
+    pub fn take(&self, message: Envelope, reply: Reply) -> Option<(Envelope, Reply)> {
+        if message.kind >= kinds::FIRST_OTHER {
+            return Some((message, reply));
+        }
+        match self.meant(&message) {
+            Some(group) => group.take(message, reply),
+            None => reply.refuse(not_here(&message)),
+        }
+        None
+    }
+
+    /// Takes a snapshot from a peer.
+    pub async fn take_snapshot(
+        &self,
+        header: Envelope,
+        chunks: SnapshotChunks,
+    ) -> Result<Bytes, Refusal> {
+        match self.meant(&header) {
+            Some(group) => group.take_snapshot(header, chunks).await,
+            None => Err(not_here(&header)),
+        }
+    }
+
+    /// The replica a message is for, if that very replica is here.
+    fn meant(&self, message: &Envelope) -> Option<Group> {
+        self.get(message.group).filter(|group| group.replica() == message.to)
+    }
+
+    /// Stops every replica.
+    pub async fn close(&self) {
+        for group in self.all() {
+            group.close().await;
+        }
+        self.open.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}

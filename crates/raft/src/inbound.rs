@@ -1,0 +1,116 @@
+//! What a peer sends to a group.
+//!
+//! A message names the replica it is for. If this node holds another replica of the
+//! group, or none, the message is refused by number and never answered in its
+//! stead: a replica that left and came back has forgotten its vote (decision 9a).
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use stemedb_engine::Import;
+use stemedb_rpc::{Envelope, Refusal, Reply, SnapshotChunks};
+
+use crate::codec::{
+    decode_append, decode_snapshot_header, decode_transfer, decode_vote_request,
+    encode_append_response, encode_snapshot_response, encode_vote_response,
+};
+use crate::group::Group;
+use crate::snapshot::{SnapshotData, meta_of};
+use crate::types::Snapshot;
+
+/// What a message's payload is.
+pub type Kind = u8;
+
+/// The kinds of this crate; the façade's begin at 32.
+pub mod kinds {
+    /// Append entries, or a heartbeat.
+    pub const APPEND: super::Kind = 1;
+    /// Ask for a vote.
+    pub const VOTE: super::Kind = 2;
+    /// Ask whether one would vote.
+    pub const PRE_VOTE: super::Kind = 3;
+    /// Take over the leadership.
+    pub const TRANSFER: super::Kind = 4;
+    /// A snapshot's header.
+    pub const SNAPSHOT: super::Kind = 5;
+    /// The first kind that is not ours.
+    pub const FIRST_OTHER: super::Kind = 32;
+}
+
+/// The replica the message is for is not here.
+pub(crate) const REFUSED_REPLICA: u8 = 1;
+/// The payload does not decode.
+pub(crate) const REFUSED_PAYLOAD: u8 = 2;
+/// The group has stopped.
+pub(crate) const REFUSED_STOPPED: u8 = 3;
+
+pub(crate) fn not_here(message: &Envelope) -> Refusal {
+    let Envelope { group, to, .. } = message;
+    Refusal::new(REFUSED_REPLICA, format!("replica {to} of group {group} is not here"))
+}
+
+fn broken(cause: impl ToString) -> Refusal {
+    Refusal::new(REFUSED_PAYLOAD, cause.to_string())
+}
+
+fn stopped(cause: impl ToString) -> Refusal {
+    Refusal::new(REFUSED_STOPPED, cause.to_string())
+}
+
+impl Group {
+    /// Takes a message for this replica; the reply goes out when openraft has answered.
+    pub(crate) fn take(&self, message: Envelope, reply: Reply) {
+        let group = self.clone();
+        tokio::spawn(async move {
+            match group.answer(message).await {
+                Ok(answer) => reply.ok(answer),
+                Err(refusal) => reply.refuse(refusal),
+            }
+        });
+    }
+
+    async fn answer(&self, message: Envelope) -> Result<Bytes, Refusal> {
+        let payload = &message.payload;
+        match message.kind {
+            kinds::APPEND => {
+                let request = decode_append(payload).map_err(broken)?;
+                let answer = self.raft.append_entries(request).await.map_err(stopped)?;
+                Ok(encode_append_response(&answer))
+            }
+            kinds::VOTE => {
+                let request = decode_vote_request(payload).map_err(broken)?;
+                let answer = self.raft.vote(request).await.map_err(stopped)?;
+                Ok(encode_vote_response(&answer))
+            }
+            kinds::PRE_VOTE => {
+                let request = decode_vote_request(payload).map_err(broken)?;
+                let answer = self.raft.pre_vote(request).await.map_err(stopped)?;
+                Ok(encode_vote_response(&answer))
+            }
+            kinds::TRANSFER => {
+                let request = decode_transfer(payload).map_err(broken)?;
+                // A refused transfer is a lost opportunity, nothing more.
+                let _ = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
+                Ok(Bytes::new())
+            }
+            kind => Err(broken(format!("no message is of kind {kind}"))),
+        }
+    }
+
+    /// Takes a snapshot for this replica: stages its rows as they come, then installs them.
+    pub(crate) async fn take_snapshot(
+        &self,
+        header: Envelope,
+        mut chunks: SnapshotChunks,
+    ) -> Result<Bytes, Refusal> {
+        let vote = decode_snapshot_header(&header.payload).map_err(broken)?;
+        let mut import = Import::begin(&self.applied.store()).map_err(stopped)?;
+        while let Some(chunk) = chunks.next().await {
+            import.chunk(&chunk.map_err(broken)?).map_err(broken)?;
+        }
+        let mark = import.applied().ok_or_else(|| broken("the stream has no applied mark"))?;
+        let meta = meta_of(&mark).map_err(broken)?;
+        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(import)) };
+        let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+        Ok(encode_snapshot_response(&answer))
+    }
+}

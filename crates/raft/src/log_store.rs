@@ -1,0 +1,203 @@
+//! A group's log is a stream of the node's WAL.
+//!
+//! Entries are the stream's records, by their index. The vote and the
+//! committed id are marks of the stream and ride the same queue, so that
+//! vote and log are never reordered. What was purged is the stream's purge note,
+//! and so outlives the entries it speaks of.
+//!
+//! `append` returns once the entries are readable; openraft's callback is fired by
+//! the WAL's writer, in order, behind the sync. The stream's number is the
+//! replica's id, which is never used twice: a replica that returns to a node
+//! finds none of its old records.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+
+use bytes::Bytes;
+use openraft::entry::RaftEntry;
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::{LogState, RaftLogReader};
+use stemedb_types::{DecodeError, ReplicaId};
+use stemedb_wal::{StreamId, Wal};
+use tokio::sync::oneshot;
+
+use crate::codec::{
+    decode_log_id, decode_record, decode_record_term, decode_vote, encode_log_id, encode_record,
+    encode_vote,
+};
+use crate::types::{Config, Entry, LogId, Vote, log_id};
+
+const MARK_VOTE: u8 = 1;
+const MARK_COMMITTED: u8 = 2;
+
+/// Most bytes of entries read in one go: bounds a message to a follower that is far behind.
+const READ_BYTES_MAX: usize = 4 << 20;
+
+/// The log of one replica.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    wal: Wal,
+    stream: StreamId,
+}
+
+impl LogStore {
+    /// The log of this replica, as the WAL holds it.
+    pub(crate) fn new(wal: Wal, replica: ReplicaId) -> Self {
+        Self { wal, stream: StreamId(replica.0) }
+    }
+
+    fn mark(&self, tag: u8) -> Option<Bytes> {
+        self.wal.mark_value(self.stream, tag)
+    }
+
+    fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let bounds = self.wal.bounds(self.stream);
+        let (Some(first), Some(last)) = (bounds.first, bounds.last) else { return Ok(Vec::new()) };
+        let range = start.max(first)..end.min(last.saturating_add(1));
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let from = range.start;
+        let records = self.wal.entries(self.stream, range, bytes_max).map_err(io::Error::other)?;
+        let entry = |(index, record): (u64, Bytes)| decode_record(index, &record).map_err(corrupt);
+        (from..).zip(records).map(entry).collect()
+    }
+}
+
+fn corrupt(cause: DecodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, cause)
+}
+
+/// Waits until the WAL says that an operation is durable.
+async fn durable(
+    queue: impl FnOnce(stemedb_wal::Completion) -> Result<(), stemedb_wal::Error>,
+) -> io::Result<()> {
+    let (done, wait) = oneshot::channel();
+    let completion = Box::new(move |result: Result<(), stemedb_wal::Error>| {
+        let _ = done.send(result);
+    });
+    queue(completion).map_err(io::Error::other)?;
+    match wait.await {
+        Ok(result) => result.map_err(io::Error::other),
+        Err(_) => Err(io::Error::other("the log's writer is gone")),
+    }
+}
+
+fn bounds_of(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
+impl RaftLogReader<Config> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        let (start, end) = bounds_of(&range);
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut next = start;
+        loop {
+            let more = self.read(next, end, READ_BYTES_MAX)?;
+            let Some(last) = more.last() else { return Ok(entries) };
+            next = last.log_id.index() + 1;
+            entries.extend(more);
+        }
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        self.mark(MARK_VOTE).map(|bytes| decode_vote(&bytes).map_err(corrupt)).transpose()
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start, end, READ_BYTES_MAX)
+    }
+}
+
+impl RaftLogStorage<Config> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Config>> {
+        let bounds = self.wal.bounds(self.stream);
+        let purged = match bounds.purged {
+            None => None,
+            Some((_, note)) => Some(decode_log_id(&note).map_err(corrupt)?),
+        };
+        let last = match bounds.last {
+            None => purged,
+            Some(index) => {
+                let records = self
+                    .wal
+                    .entries(self.stream, index..index + 1, usize::MAX)
+                    .map_err(io::Error::other)?;
+                let record = records.first();
+                let term = record.map(|record| decode_record_term(record).map_err(corrupt));
+                term.transpose()?.map(|term| log_id(term, index))
+            }
+        };
+        Ok(LogState { last_purged_log_id: purged, last_log_id: last })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let vote = encode_vote(vote);
+        durable(|done| self.wal.mark(self.stream, MARK_VOTE, vote, Some(done))).await
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        // Not worth a sync of its own: it travels with the next one.
+        let Some(committed) = committed else { return Ok(()) };
+        self.wal
+            .mark(self.stream, MARK_COMMITTED, encode_log_id(&committed), None)
+            .map_err(io::Error::other)
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        self.mark(MARK_COMMITTED).map(|bytes| decode_log_id(&bytes).map_err(corrupt)).transpose()
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Config>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let mut first = None;
+        let mut records = Vec::new();
+        for entry in entries {
+            first.get_or_insert(entry.log_id().index());
+            records.push(encode_record(&entry));
+        }
+        let Some(first) = first else {
+            callback.io_completed(Ok(()));
+            return Ok(());
+        };
+        let done = Box::new(move |result: Result<(), stemedb_wal::Error>| {
+            callback.io_completed(result.map_err(io::Error::other));
+        });
+        self.wal.append(self.stream, first, records, done).map_err(io::Error::other)
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let from = last.map_or(0, |last| last.index() + 1);
+        durable(|done| self.wal.truncate_from(self.stream, from, done)).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        // Losing it in a crash only means purging again.
+        self.wal
+            .purge_to(self.stream, upto.index(), encode_log_id(&upto), None)
+            .map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,127 @@
+//! Commands and reads that wait together travel together.
+//!
+//! openraft merges only what is queued when its core wakes, and tokio wakes it
+//! after the first message. So each group has a queue of its own in front: a
+//! task takes the first command, yields once so that everything else that is
+//! ready gets in, and hands the whole run over. Measured on a prototype: 7 to 14
+//! times longer batches. Reads do the same: one quorum round for all that
+//! wait, and a read never joins a round that began before it came.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::ReadPolicy;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use tokio::sync::mpsc;
+
+use crate::types::{Answer, CommandBytes, Raft, WriteResult};
+use crate::{Error, Outcome};
+
+/// Most commands that wait for one group; one more is refused.
+pub(crate) const PROPOSALS_MAX: usize = 4096;
+/// Most reads that wait for one group; one more is refused.
+pub(crate) const READS_MAX: usize = 8192;
+/// Most commands handed over in one run.
+const RUN_MAX: usize = 1024;
+/// How long a quorum round may take before its readers are told that there is no quorum.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Takes the outcome of a command, once, from any thread that runs the group.
+pub type Done = Box<dyn FnOnce(Result<Outcome, Error>) + Send>;
+
+/// A command and who waits for it.
+pub struct Propose {
+    /// The encoded command.
+    pub command: Bytes,
+    /// Who waits.
+    pub done: Done,
+}
+
+/// Takes the confirmed index of a read, once: this replica has applied it.
+pub type ReadDone = Box<dyn FnOnce(Result<u64, Error>) + Send>;
+
+/// Answers "unknown" if it is dropped unanswered: a command that was handed over and never came
+/// back may still be in a log.
+struct Handed(Option<Done>);
+
+impl Handed {
+    fn answer(mut self, result: Result<Outcome, Error>) {
+        if let Some(done) = self.0.take() {
+            done(result);
+        }
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            done(Err(Error::Unknown));
+        }
+    }
+}
+
+/// Hands commands over in runs until the group's handles are gone.
+pub(crate) async fn propose_runs(raft: Raft, mut queue: mpsc::Receiver<Propose>) {
+    let mut run = Vec::with_capacity(RUN_MAX);
+    while queue.recv_many(&mut run, RUN_MAX).await > 0 {
+        tokio::task::yield_now().await;
+        while run.len() < RUN_MAX {
+            let Ok(more) = queue.try_recv() else { break };
+            run.push(more);
+        }
+        metrics::counter!("stemedb_raft_proposals_total").increment(run.len() as u64);
+        for Propose { command, done } in run.drain(..) {
+            let handed = Handed(Some(done));
+            let answer = Answer::new(move |result: WriteResult| handed.answer(outcome(result)));
+            if let Err(fatal) = raft.client_write_ff(CommandBytes(command), Some(answer)).await {
+                tracing::debug!(%fatal, "a command found its group stopped");
+            }
+        }
+    }
+}
+
+fn outcome(result: WriteResult) -> Result<Outcome, Error> {
+    match result {
+        Ok(response) => Ok(response.data),
+        Err(ClientWriteError::ForwardToLeader(forward)) => {
+            Err(Error::NotLeader { leader: forward.leader_node.map(|holder| holder.0) })
+        }
+        // It stood in our log and was cut off by another leader: some other replica may hold it.
+        Err(ClientWriteError::LogEntryDiscarded(_)) => Err(Error::Unknown),
+        Err(other) => Err(Error::Stopped(other.to_string())),
+    }
+}
+
+/// Confirms read indexes in rounds until the group's handles are gone.
+pub(crate) async fn confirm_reads(raft: Raft, mut queue: mpsc::Receiver<ReadDone>) {
+    let mut round = Vec::new();
+    while queue.recv_many(&mut round, READS_MAX).await > 0 {
+        tokio::task::yield_now().await;
+        while let Ok(more) = queue.try_recv() {
+            round.push(more);
+        }
+        let confirmed = match tokio::time::timeout(ROUND_TIMEOUT, confirm(&raft)).await {
+            Ok(confirmed) => confirmed,
+            Err(_) => Err(Error::NoQuorum),
+        };
+        for done in round.drain(..) {
+            done(confirmed.clone());
+        }
+    }
+}
+
+async fn confirm(raft: &Raft) -> Result<u64, Error> {
+    let linearizer = match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+        Ok(linearizer) => linearizer,
+        Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+            return Err(Error::NotLeader { leader: forward.leader_node.map(|holder| holder.0) });
+        }
+        Err(RaftError::APIError(_)) => return Err(Error::NoQuorum),
+        Err(RaftError::Fatal(fatal)) => return Err(Error::Stopped(fatal.to_string())),
+    };
+    let index = linearizer.read_log_id().index();
+    match linearizer.await_ready(raft).await {
+        Ok(_) => Ok(index),
+        Err(fatal) => Err(Error::Stopped(fatal.to_string())),
+    }
+}

@@ -1,0 +1,76 @@
+//! What a snapshot is here: nothing, until it is sent.
+//!
+//! The store itself is the snapshot: everything up to its durable applied mark
+//! is on disk already. So "building" one is reading that mark, which lets
+//! openraft purge the log up to it, and costs no copy. Only when a follower
+//! needs one are the rows read, in one frozen view, and streamed.
+//!
+//! What is sent may be newer than what was announced; the stream carries its
+//! own applied mark, and the receiver goes by that.
+
+use std::io;
+
+use openraft::RaftSnapshotBuilder;
+use stemedb_engine::{Group as EngineGroup, Import};
+
+use crate::codec::decode_applied;
+use crate::types::{Config, Snapshot, SnapshotMeta};
+
+/// A snapshot on its way.
+pub(crate) enum SnapshotData {
+    /// The rows of this node's store.
+    Here(EngineGroup),
+    /// Rows from a peer, staged beside the living ones.
+    Received(Box<Import>),
+}
+
+/// The snapshot that stands: the store up to its durable mark; `None` before the first flush.
+pub(crate) fn current(store: &EngineGroup) -> io::Result<Option<Snapshot>> {
+    let Some(mark) = store.durable_applied()? else { return Ok(None) };
+    let meta = meta_of(&mark)?;
+    Ok(Some(Snapshot { meta, snapshot: SnapshotData::Here(store.clone()) }))
+}
+
+/// What an applied mark says, as openraft asks it.
+pub(crate) fn meta_of(mark: &[u8]) -> io::Result<SnapshotMeta> {
+    let (last_log_id, last_membership) =
+        decode_applied(mark).map_err(|cause| io::Error::new(io::ErrorKind::InvalidData, cause))?;
+    Ok(SnapshotMeta { last_log_id, last_membership })
+}
+
+/// Announces a snapshot.
+pub(crate) struct Builder {
+    store: EngineGroup,
+    flush: bool,
+}
+
+impl Builder {
+    /// Of what is durable already.
+    pub(crate) fn of_durable(store: EngineGroup) -> Self {
+        Self { store, flush: false }
+    }
+
+    /// Of everything applied: makes it durable first.
+    pub(crate) fn of_applied(store: EngineGroup) -> Self {
+        Self { store, flush: true }
+    }
+}
+
+impl RaftSnapshotBuilder<Config> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        if self.flush {
+            let store = self.store.store().clone();
+            tokio::task::spawn_blocking(move || store.flush()).await.map_err(io::Error::other)??;
+        }
+        match current(&self.store)? {
+            Some(snapshot) => Ok(snapshot),
+            // Nothing was ever applied: the empty store is its own snapshot.
+            None => Ok(Snapshot {
+                meta: SnapshotMeta::default(),
+                snapshot: SnapshotData::Here(self.store.clone()),
+            }),
+        }
+    }
+}

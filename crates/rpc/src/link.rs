@@ -1,0 +1,190 @@
+//! Keeps one connection to one peer: dials, serves, mourns, waits, dials again.
+//!
+//! The main connection is kept up at all times, because its state is evidence
+//! (`Link`). The bulk connection is dialled when a large message comes and
+//! not again until the next one. Both drop what they have and start over at
+//! once when the peer's address or our cluster id changes.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stemedb_types::{ClusterId, NodeId};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+
+use crate::backoff::Backoff;
+use crate::dial::{Call, open, text};
+use crate::error::{Down, Link};
+use crate::frame::{Content, Message, read};
+use crate::handshake::Role;
+use crate::local::Local;
+use crate::outlet::Outlet;
+use crate::session::{Outgoing, Session};
+use crate::wire::Frame;
+
+/// Where a peer is and as whom we dial it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) cluster: Option<ClusterId>,
+}
+
+/// The keeper of one connection.
+pub(crate) struct Keeper {
+    pub(crate) local: Arc<Local>,
+    pub(crate) peer: NodeId,
+    pub(crate) role: Role,
+    pub(crate) outlet: Arc<Outlet>,
+    /// Of the main connection.
+    pub(crate) link: Option<watch::Sender<Link>>,
+    pub(crate) gone: CancellationToken,
+}
+
+impl Keeper {
+    /// Runs until the peer is removed or the plane stops.
+    pub(crate) async fn run(self, mut target: watch::Receiver<Target>) {
+        let limits = &self.local.limits;
+        let mut backoff = Backoff::new(limits.redial_min, limits.redial_max);
+        loop {
+            let why = match self.demand().await {
+                Some(end) => end,
+                None => self.once(&mut target, &mut backoff).await,
+            };
+            self.outlet.fail(&why);
+            self.fall(&why);
+            let pause = match why {
+                Down::Removed | Down::Shutdown => return,
+                Down::Superseded => Duration::ZERO,
+                Down::NoAddress => Duration::MAX,
+                _ => backoff.wait(self.local.chance.roll()),
+            };
+            self.pause(pause, &mut target).await;
+        }
+    }
+
+    /// The bulk connection waits for a message; `Some` if the end comes first.
+    async fn demand(&self) -> Option<Down> {
+        if self.role == Role::Main {
+            return None;
+        }
+        self.outlet.rest();
+        tokio::select! {
+            end = self.ended() => Some(end),
+            () = self.outlet.demanded() => None,
+        }
+    }
+
+    async fn ended(&self) -> Down {
+        tokio::select! {
+            () = self.local.stop.cancelled() => Down::Shutdown,
+            () = self.gone.cancelled() => Down::Removed,
+        }
+    }
+
+    /// One connection, from the dial to its end.
+    async fn once(&self, target: &mut watch::Receiver<Target>, backoff: &mut Backoff) -> Down {
+        let to = *target.borrow_and_update();
+        tokio::select! {
+            biased;
+            end = self.ended() => end,
+            changed = target.changed() => changed.map_or(Down::Removed, |()| Down::Superseded),
+            why = self.live(to, backoff) => why,
+        }
+    }
+
+    async fn live(&self, to: Target, backoff: &mut Backoff) -> Down {
+        let Some(address) = to.address else { return Down::NoAddress };
+        let wanted = Some(self.peer);
+        let call = Call { address, wanted, cluster: to.cluster, role: self.role };
+        let session = self.outlet.session();
+        let talk = async {
+            let mut opened = match open(&self.local, call, Outgoing(session.clone())).await {
+                Ok(opened) => opened,
+                Err(why) => return why,
+            };
+            backoff.reset();
+            self.outlet.opened(session.clone());
+            self.rise();
+            hear(&session, &mut opened.incoming).await
+        };
+        tokio::select! {
+            why = talk => why,
+            never = sweep_deadlines(&session) => match never {},
+        }
+    }
+
+    /// Waits for the next dial; a new address or identity, or the end, cuts it short.
+    async fn pause(&self, pause: Duration, target: &mut watch::Receiver<Target>) {
+        let changed = match pause.is_zero() {
+            true => true,
+            false => tokio::select! {
+                _ = self.ended() => false,
+                _ = target.changed() => true,
+                () = sleep(pause) => false,
+            },
+        };
+        if changed && self.role == Role::Main {
+            self.outlet.hope();
+        }
+    }
+
+    fn rise(&self) {
+        let Some(link) = &self.link else { return };
+        tracing::info!(peer = %self.peer, "peer link is up");
+        link.send_replace(Link::Up { since: Instant::now() });
+    }
+
+    fn fall(&self, why: &Down) {
+        let Some(link) = &self.link else { return };
+        link.send_modify(|link| {
+            let since = match link {
+                Link::Down { why: known, .. } if known == why => return,
+                Link::Down { since, .. } => *since,
+                Link::Up { .. } => Instant::now(),
+            };
+            tracing::warn!(peer = %self.peer, reason = %why, "peer link is down");
+            *link = Link::Down { since, why: why.clone() };
+        });
+    }
+}
+
+/// Brings answers to their callers until the connection ends; returns why it did.
+pub(crate) async fn hear(session: &Session, incoming: &mut Streaming<Frame>) -> Down {
+    loop {
+        let frame = match incoming.message().await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Down::Lost("the peer closed it".to_owned()),
+            Err(status) => return Down::Lost(text(&status)),
+        };
+        let messages = match read(frame) {
+            Ok(Content::Messages(messages)) => messages,
+            Ok(_) => return Down::Lost("a piece of a snapshot among answers".to_owned()),
+            Err(error) => return Down::Lost(error.to_string()),
+        };
+        for message in messages {
+            match message {
+                Message::Answer { id, answer } => session.answered(id, answer),
+                Message::Request { .. } => {
+                    return Down::Lost("a request among answers".to_owned());
+                }
+            }
+        }
+    }
+}
+
+/// Ends requests at their deadlines, with one timer for all of them.
+pub(crate) async fn sweep_deadlines(session: &Session) -> Infallible {
+    loop {
+        match session.sweep(Instant::now()) {
+            Some(next) => tokio::select! {
+                () = sleep_until(next) => {}
+                () = session.rearmed() => {}
+            },
+            None => session.rearmed().await,
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What the parts of a node share.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use stemedb_engine::Store;
+use stemedb_machine::meta::{KeyHash, MetaState};
+use stemedb_membership as membership;
+use stemedb_raft::{Group, GroupOptions, Groups, GroupsOptions, Leadership};
+use stemedb_rpc::Plane;
+use stemedb_types::{GroupId, NodeId, ShardId};
+use stemedb_wal::Wal;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::founding::Description;
+use crate::identity::IdentityFiles;
+use crate::options::Auth;
+use crate::{Error, Unavailable};
+
+/// A node that has not heard of a meta quorum for this long answers no call that needs a key.
+pub(crate) const META_SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// What a node is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// It has no cluster yet, and waits for this.
+    Blank(String),
+    /// It has one.
+    Member,
+    /// It goes down.
+    Draining,
+}
+
+/// What the parts of a node share. Held by the node and, weakly, by its tasks' inputs.
+pub(crate) struct Core {
+    pub(crate) node: NodeId,
+    pub(crate) description: Description,
+    pub(crate) joins_only: bool,
+    pub(crate) auth: Auth,
+    pub(crate) shards: u16,
+    pub(crate) replication_factor: u8,
+    pub(crate) group_options: GroupOptions,
+    pub(crate) wal: Wal,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) groups: Groups,
+    identity: Mutex<IdentityFiles>,
+    plane: OnceLock<Arc<Plane>>,
+    pub(crate) gossip: Option<membership::Handle>,
+    /// The newest meta state applied here: read on every request, replaced whole.
+    pub(crate) meta: ArcSwap<MetaState>,
+    /// Wakes whoever waits for the meta state to change.
+    pub(crate) meta_changed: watch::Sender<u64>,
+    pub(crate) phase: watch::Sender<Phase>,
+    /// Who said last that it leads a shard of which no replica is here.
+    pub(crate) hints: Mutex<HashMap<ShardId, NodeId>>,
+    /// Groups that have caught up with their leader once since the start.
+    pub(crate) caught_up: Mutex<BTreeSet<GroupId>>,
+    /// When a meta quorum was last heard of.
+    pub(crate) meta_heard: Mutex<Instant>,
+    /// Hashes that the meta leader did not know, until when that is believed.
+    pub(crate) refused_keys: Mutex<HashMap<KeyHash, Instant>>,
+    pub(crate) key_lookup: tokio::sync::Mutex<()>,
+    /// Where each group stood when it was opened: applied, committed.
+    pub(crate) opened_at: Mutex<BTreeMap<GroupId, (u64, u64)>>,
+    /// Something that ends the node was found, by the first who found it.
+    pub(crate) fatal: watch::Sender<Option<String>>,
+    /// Woken when a message says that the founding is complete.
+    pub(crate) founded: Notify,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+/// What [`Core`] is put together from.
+pub(crate) struct Parts {
+    pub(crate) description: Description,
+    pub(crate) joins_only: bool,
+    pub(crate) auth: Auth,
+    pub(crate) shards: u16,
+    pub(crate) replication_factor: u8,
+    pub(crate) group_options: GroupOptions,
+    pub(crate) wal: Wal,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) identity: IdentityFiles,
+    pub(crate) gossip: Option<membership::Handle>,
+}
+
+impl Core {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            node: parts.description.id,
+            description: parts.description,
+            joins_only: parts.joins_only,
+            auth: parts.auth,
+            shards: parts.shards,
+            replication_factor: parts.replication_factor,
+            group_options: parts.group_options,
+            wal: parts.wal,
+            store: parts.store,
+            groups: Groups::new(),
+            identity: Mutex::new(parts.identity),
+            plane: OnceLock::new(),
+            gossip: parts.gossip,
+            meta: ArcSwap::default(),
+            meta_changed: watch::Sender::new(0),
+            phase: watch::Sender::new(Phase::Blank("starting".to_owned())),
+            hints: Mutex::default(),
+            caught_up: Mutex::default(),
+            meta_heard: Mutex::new(Instant::now()),
+            refused_keys: Mutex::default(),
+            key_lookup: tokio::sync::Mutex::new(()),
+            opened_at: Mutex::default(),
+            fatal: watch::Sender::new(None),
+            founded: Notify::new(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    pub(crate) fn set_plane(&self, plane: Arc<Plane>) {
+        // Set once, right after the plane was started with this core as its handler.
+        let _ = self.plane.set(plane);
+    }
+
+    /// The plane to the peers; there is none only in the instant before the start ends.
+    pub(crate) fn plane(&self) -> Result<&Arc<Plane>, Error> {
+        self.plane.get().ok_or_else(|| Error::unavailable(Unavailable::Starting))
+    }
+
+    pub(crate) fn identity(&self) -> MutexGuard<'_, IdentityFiles> {
+        locked(&self.identity)
+    }
+
+    /// What the replicas of this node share.
+    pub(crate) fn groups_options(&self) -> Result<GroupsOptions, Error> {
+        Ok(GroupsOptions {
+            wal: self.wal.clone(),
+            store: self.store.clone(),
+            plane: self.plane()?.clone(),
+            group: self.group_options,
+        })
+    }
+
+    /// Who leads a group, as the replica here sees it; `None` if there is none here.
+    pub(crate) fn leadership(&self, group: GroupId) -> Option<Leadership> {
+        self.groups.get(group).map(|group| *group.leadership().borrow())
+    }
+
+    /// The meta group's replica.
+    pub(crate) fn meta_group(&self) -> Result<Group, Error> {
+        self.groups.get(GroupId::META).ok_or_else(|| Error::unavailable(Unavailable::Starting))
+    }
+
+    /// A node's own HTTP address, as registered.
+    pub(crate) fn http_address(&self, node: NodeId) -> Option<String> {
+        let state = self.meta.load();
+        let address = state.nodes.get(&node).map(|node| node.addresses.http.clone());
+        address.filter(|address| !address.is_empty())
+    }
+
+    /// The member whose own HTTP address this is.
+    pub(crate) fn node_at(&self, http: &str) -> Option<NodeId> {
+        let state = self.meta.load();
+        state.nodes.values().find(|node| node.addresses.http == http).map(|node| node.id)
+    }
+
+    /// Whether a meta quorum was heard of lately.
+    pub(crate) fn meta_is_silent(&self) -> bool {
+        locked(&self.meta_heard).elapsed() > META_SILENCE_MAX
+    }
+
+    /// Ends the node's writing for good; the first cause stays.
+    pub(crate) fn fail(&self, cause: String) {
+        self.fatal.send_if_modified(|fatal| {
+            let first = fatal.is_none();
+            if first {
+                tracing::error!(%cause, "this node can't go on");
+                *fatal = Some(cause);
+            }
+            first
+        });
+    }
+}
+
+/// A lock whose holder panicked is still a lock: what it guards is replaced whole.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The wall clock, in ms since 1970: only ever stamped into commands.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

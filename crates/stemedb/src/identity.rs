@@ -1,0 +1,282 @@
+//! Who this node is: a small file on each of its two volumes.
+//!
+//! ```text
+//! IDENTITY = "StemeDB\n" | version u8 | node u64 | cluster u128? | incarnation | proposal?
+//!          | meta replica? | CRC-32
+//! ```
+//!
+//! The node's id is drawn once, when both volumes are blank. The cluster's id
+//! is written when the node is founded or has joined. Between the two stands the one
+//! proposal this node has accepted (decision 10): it is on disk before
+//! the node says yes, and it never says yes to another.
+//!
+//! The file is replaced by rename, so a crash leaves the old one or the new.
+//! Volumes that disagree, or one of which is blank, are not started on: which
+//! of the two to believe is not a guess to make (healing a lost volume comes
+//! with the cluster part).
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use stemedb_types::{ClusterId, DecodeError, Decoder, Encoder, NodeId, ReplicaId};
+
+const FILE: &str = "IDENTITY";
+const MAGIC: &[u8] = b"StemeDB\n";
+const VERSION: u8 = 1;
+
+/// Why a node can't tell who it is. Nothing was changed on disk.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IdentityError {
+    /// The file can't be read or written.
+    #[error("{path}: {cause}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The file is damaged, or of a newer version.
+    #[error("{path}: {cause}")]
+    Format {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The volumes are not a pair.
+    #[error("{wal} and {db} do not belong together: {cause}")]
+    Mismatch {
+        /// The log's directory.
+        wal: PathBuf,
+        /// The store's directory.
+        db: PathBuf,
+        /// How they differ.
+        cause: String,
+    },
+}
+
+/// Who this node is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The node's id.
+    pub(crate) node: NodeId,
+    /// Its cluster, once it has one.
+    pub(crate) cluster: Option<ClusterId>,
+    /// The highest incarnation it has gossiped under.
+    pub(crate) incarnation: u64,
+    /// The founding proposal it has accepted.
+    pub(crate) proposal: Option<Vec<u8>>,
+    /// Its replica of the meta group, once it has one.
+    pub(crate) meta_replica: Option<ReplicaId>,
+}
+
+/// The identity and where it is kept.
+#[derive(Debug)]
+pub(crate) struct IdentityFiles {
+    dirs: [PathBuf; 2],
+    identity: Identity,
+}
+
+impl IdentityFiles {
+    /// Reads the identity of two volumes, or gives blank ones the id `fresh`.
+    pub(crate) fn open(wal: &Path, db: &Path, fresh: NodeId) -> Result<Self, IdentityError> {
+        let dirs = [wal.to_owned(), db.to_owned()];
+        let mismatch = |cause: String| IdentityError::Mismatch {
+            wal: wal.to_owned(),
+            db: db.to_owned(),
+            cause,
+        };
+        let identity = match (read(wal)?, read(db)?) {
+            (None, None) => {
+                let blank = Identity {
+                    node: fresh,
+                    cluster: None,
+                    incarnation: 0,
+                    proposal: None,
+                    meta_replica: None,
+                };
+                let files = Self { dirs, identity: blank };
+                files.write()?;
+                return Ok(files);
+            }
+            (Some(one), Some(two)) if one.node != two.node => {
+                return Err(mismatch(format!("one is node {}, the other {}", one.node, two.node)));
+            }
+            (Some(one), Some(two)) => newer(one, two),
+            (Some(one), None) => {
+                return Err(mismatch(format!("the store's is blank, the log's is node {}", one.node)));
+            }
+            (None, Some(two)) => {
+                return Err(mismatch(format!("the log's is blank, the store's is node {}", two.node)));
+            }
+        };
+        Ok(Self { dirs, identity })
+    }
+
+    /// Who this node is.
+    pub(crate) fn get(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Changes the identity; durable on both volumes when it returns.
+    pub(crate) fn update(
+        &mut self,
+        change: impl FnOnce(&mut Identity),
+    ) -> Result<(), IdentityError> {
+        let before = self.identity.clone();
+        change(&mut self.identity);
+        if self.identity == before {
+            return Ok(());
+        }
+        self.write().inspect_err(|_| self.identity = before)
+    }
+
+    fn write(&self) -> Result<(), IdentityError> {
+        let bytes = encode(&self.identity);
+        for dir in &self.dirs {
+            replace(dir, &bytes)
+                .map_err(|cause| IdentityError::Io { path: dir.join(FILE), cause })?;
+        }
+        Ok(())
+    }
+}
+
+/// A crash may come between the two files: the one that has gone further is right, for what it
+/// says more was decided before it was written anywhere.
+fn newer(one: Identity, two: Identity) -> Identity {
+    let progress =
+        |id: &Identity| (id.cluster.is_some(), id.proposal.is_some(), id.incarnation);
+    if progress(&two) > progress(&one) { two } else { one }
+}
+
+fn replace(dir: &Path, bytes: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let temporary = dir.join(format!("{FILE}.new"));
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, dir.join(FILE))?;
+    File::open(dir)?.sync_all()
+}
+
+fn read(dir: &Path) -> Result<Option<Identity>, IdentityError> {
+    let path = dir.join(FILE);
+    match fs::read(&path) {
+        Ok(bytes) => decode(&bytes)
+            .map(Some)
+            .map_err(|cause| IdentityError::Format { path, cause }),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(IdentityError::Io { path, cause }),
+    }
+}
+
+fn encode(identity: &Identity) -> Vec<u8> {
+    let mut out = Encoder::new();
+    out.raw(MAGIC);
+    out.u8(VERSION);
+    out.u64(identity.node.0);
+    out.option(identity.cluster, |out, cluster| out.u128(cluster.0));
+    out.varint(identity.incarnation);
+    out.option(identity.proposal.as_ref(), |out, proposal| out.bytes(proposal));
+    out.option(identity.meta_replica, |out, replica| out.varint(replica.0));
+    let crc = crc32fast::hash(out.as_slice());
+    out.u32(crc);
+    out.into_vec()
+}
+
+fn decode(bytes: &[u8]) -> Result<Identity, String> {
+    let Some(rest) = bytes.strip_prefix(MAGIC) else {
+        return Err("this is no StemeDB identity file".to_owned());
+    };
+    // The version comes before the checksum: a newer format may be laid out otherwise.
+    Decoder::new(rest).version("identity", VERSION).map_err(|cause| cause.to_string())?;
+    let Some((body, crc)) = bytes.split_last_chunk::<4>() else {
+        return Err("the file is too short".to_owned());
+    };
+    if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
+        return Err("the file does not match its checksum".to_owned());
+    }
+    decode_body(&body[MAGIC.len() + 1..]).map_err(|cause| cause.to_string())
+}
+
+fn decode_body(body: &[u8]) -> Result<Identity, DecodeError> {
+    let mut from = Decoder::new(body);
+    let identity = Identity {
+        node: NodeId(from.u64()?),
+        cluster: from.option(|from| from.u128().map(ClusterId))?,
+        incarnation: from.varint()?,
+        proposal: from.option(|from| from.bytes().map(<[u8]>::to_vec))?,
+        meta_replica: from.option(|from| from.varint().map(ReplicaId))?,
+    };
+    from.finish()?;
+    Ok(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blank_volumes_get_an_id_and_keep_it() {
+        let (wal, db) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut files = IdentityFiles::open(wal.path(), db.path(), NodeId(7)).unwrap();
+        files.update(|id| id.cluster = Some(ClusterId(9))).unwrap();
+        files.update(|id| id.incarnation = 3).unwrap();
+        let again = IdentityFiles::open(wal.path(), db.path(), NodeId(8)).unwrap();
+        assert_eq!(again.get(), files.get());
+        assert_eq!((again.get().node, again.get().cluster), (NodeId(7), Some(ClusterId(9))));
+    }
+
+    #[test]
+    fn volumes_that_are_no_pair_are_refused_and_left_alone() {
+        let (wal, db, other) = (
+            tempfile::tempdir().unwrap(),
+            tempfile::tempdir().unwrap(),
+            tempfile::tempdir().unwrap(),
+        );
+        IdentityFiles::open(wal.path(), db.path(), NodeId(1)).unwrap();
+        let blank = tempfile::tempdir().unwrap();
+        for (a, b) in [(wal.path(), blank.path()), (blank.path(), db.path())] {
+            let refused = IdentityFiles::open(a, b, NodeId(2)).unwrap_err();
+            assert!(matches!(refused, IdentityError::Mismatch { .. }), "{refused}");
+        }
+        assert_eq!(fs::read_dir(blank.path()).unwrap().count(), 0);
+        IdentityFiles::open(other.path(), blank.path(), NodeId(3)).unwrap();
+        let refused = IdentityFiles::open(wal.path(), other.path(), NodeId(2)).unwrap_err();
+        assert!(matches!(refused, IdentityError::Mismatch { .. }), "{refused}");
+    }
+
+    #[test]
+    fn a_crash_between_the_two_files_keeps_what_was_accepted() {
+        let (wal, db) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut files = IdentityFiles::open(wal.path(), db.path(), NodeId(1)).unwrap();
+        let before = fs::read(db.path().join(FILE)).unwrap();
+        files.update(|id| id.proposal = Some(vec![1, 2])).unwrap();
+        fs::write(db.path().join(FILE), before).unwrap();
+        let again = IdentityFiles::open(wal.path(), db.path(), NodeId(1)).unwrap();
+        assert_eq!(again.get().proposal, Some(vec![1, 2]));
+    }
+
+    #[test]
+    fn a_newer_version_is_refused_with_both_numbers_and_every_flipped_byte_is_noticed() {
+        let identity = Identity {
+            node: NodeId(1),
+            cluster: Some(ClusterId(2)),
+            incarnation: 300,
+            proposal: Some(vec![9; 20]),
+            meta_replica: Some(ReplicaId(4)),
+        };
+        let bytes = encode(&identity);
+        assert_eq!(decode(&bytes), Ok(identity));
+        let mut newer = bytes.clone();
+        newer[MAGIC.len()] = 2;
+        let refused = decode(&newer).unwrap_err();
+        assert_eq!(refused, "identity has format version 2, this build reads 1");
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x10;
+            assert!(decode(&flipped).is_err(), "byte {at}");
+        }
+    }
+}

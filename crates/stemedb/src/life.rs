@@ -1,0 +1,494 @@
+//! The life of a node: blank, founded or joined, a member.
+//!
+//! One task walks the steps of [`crate::founding`] until the node has a
+//! cluster, then opens the meta group and keeps this node in line with the
+//! layout: every group the layout gives it is open ([`crate::reconcile`]). On
+//! the meta leader it also writes the cluster's first entry and makes
+//! registered nodes members of the meta group.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::Rng;
+use stemedb_machine::meta::{IfExists, MetaAnswer, MetaCommand, MetaState, NewKey, Role};
+use stemedb_membership::Members;
+use stemedb_raft::{Group, Leadership};
+use stemedb_rpc::Envelope;
+use stemedb_types::{ClusterId, GroupId, NodeId, Replica, ReplicaId};
+use tokio::time::{Instant, timeout};
+
+use crate::auth::{hash_of, is_key, make_key};
+use crate::core::{Core, Phase, locked, now_ms};
+use crate::founding::{Description, Heard, Proposal, Step, step};
+use crate::options::Auth;
+use crate::reconcile::{Action, reconcile};
+use crate::wire::{
+    DESCRIBE, FOUNDED, JOIN, PROPOSE, READ_INDEX, Welcome, decode_index_option,
+};
+use crate::{Credential, Error};
+
+/// How long one question of founding or joining may take.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long until a step that led nowhere is taken again, if nothing changes meanwhile.
+const STEP_INTERVAL: Duration = Duration::from_millis(500);
+/// Most voters of the meta group; further members listen.
+const META_VOTERS_MAX: usize = 5;
+
+/// Lives until the node stops.
+pub(crate) async fn live(core: Arc<Core>) {
+    tokio::select! {
+        () = core.stop.cancelled() => {}
+        lived = live_on(&core) => if let Err(cause) = lived { core.fail(cause) },
+    }
+}
+
+async fn live_on(core: &Arc<Core>) -> Result<(), String> {
+    if core.identity().get().cluster.is_none() {
+        enter_a_cluster(core).await?;
+    }
+    open_meta(core).await?;
+    core.phase.send_replace(Phase::Member);
+    let seeding = core.clone();
+    core.tasks.spawn(async move {
+        tokio::select! {
+            () = seeding.stop.cancelled() => {}
+            seeded = seed_root_key(&seeding) => {
+                if let Err(cause) = seeded { seeding.fail(cause) }
+            }
+        }
+    });
+    follow_meta(core).await
+}
+
+// ---- founding and joining -------------------------------------------------------------------
+
+async fn enter_a_cluster(core: &Arc<Core>) -> Result<(), String> {
+    loop {
+        let accepted = match core.identity().get().proposal.clone() {
+            None => None,
+            Some(bytes) => Some(Proposal::decode(&bytes).map_err(|cause| cause.to_string())?),
+        };
+        let members = core.gossip.as_ref().map(|gossip| gossip.members().borrow().clone());
+        let heard = heard(core.node, members.as_deref());
+        let expect = core.description.expect;
+        let entered = match step(core.node, &heard, accepted.as_ref(), expect, core.joins_only) {
+            Step::Wait(reason) => Err(reason),
+            Step::Join(hosts) => join(core, &hosts).await,
+            Step::Propose(nodes) => match propose(core, &nodes).await {
+                Ok(proposal) => complete(core, &proposal).await,
+                Err(reason) => Err(reason),
+            },
+            Step::Complete => match &accepted {
+                Some(proposal) => complete(core, proposal).await,
+                None => Err("for its own proposal".to_owned()),
+            },
+            Step::Founded => match &accepted {
+                Some(proposal) => found(core, proposal).await,
+                None => Err("for its own proposal".to_owned()),
+            },
+        };
+        match entered {
+            Ok(()) => return Ok(()),
+            Err(reason) => {
+                let waiting = Phase::Blank(reason);
+                if *core.phase.borrow() != waiting {
+                    tracing::info!(phase = ?waiting, "waiting");
+                    core.phase.send_replace(waiting);
+                }
+            }
+        }
+        wait_for_news(core).await;
+    }
+}
+
+fn heard(me: NodeId, members: Option<&Members>) -> Vec<Heard> {
+    match members {
+        None => vec![Heard { node: me, cluster: None }],
+        Some(members) => members
+            .active()
+            .map(|member| Heard { node: member.node, cluster: member.cluster })
+            .collect(),
+    }
+}
+
+/// Waits until gossip or a peer has news, or long enough to try again.
+async fn wait_for_news(core: &Core) {
+    let gossip = async {
+        match &core.gossip {
+            Some(gossip) => {
+                let mut members = gossip.members();
+                members.borrow_and_update();
+                let _ = members.changed().await;
+            }
+            None => std::future::pending().await,
+        }
+    };
+    let news = async {
+        tokio::select! {
+            () = gossip => {}
+            () = core.founded.notified() => {}
+        }
+    };
+    let _ = timeout(STEP_INTERVAL, news).await;
+}
+
+/// Where gossip hears a node's peer plane.
+fn heard_at(core: &Core, node: NodeId) -> Option<SocketAddr> {
+    let members = core.gossip.as_ref()?.members().borrow().clone();
+    members.get(node).map(|member| member.grpc)
+}
+
+async fn question(
+    core: &Core,
+    node: NodeId,
+    kind: stemedb_raft::Kind,
+    payload: Vec<u8>,
+) -> Result<Bytes, String> {
+    let address = heard_at(core, node).ok_or_else(|| format!("for node {node} to be heard"))?;
+    let nobody = ReplicaId(0);
+    let payload = Bytes::from(payload);
+    let message = Envelope { group: GroupId::META, from: nobody, to: nobody, kind, payload };
+    let plane = core.plane().map_err(|cause| cause.to_string())?;
+    let deadline = Instant::now() + QUESTION_TIMEOUT;
+    let answer = plane.call_once(address, Some(node), message, deadline).await;
+    answer.map(|(_, payload)| payload).map_err(|cause| format!("node {node} at {address}: {cause}"))
+}
+
+async fn join(core: &Arc<Core>, hosts: &[NodeId]) -> Result<(), String> {
+    let mut reason = "for a member of the cluster to answer".to_owned();
+    for host in hosts {
+        let welcome = match question(core, *host, JOIN, core.description.encode()).await {
+            Ok(bytes) => Welcome::decode(&bytes).map_err(|cause| cause.to_string())?,
+            Err(refused) => {
+                reason = refused;
+                continue;
+            }
+        };
+        let plane = core.plane().map_err(|cause| cause.to_string())?;
+        for (node, addresses) in &welcome.members {
+            if let (true, Ok(address)) = (*node != core.node, addresses.grpc.parse()) {
+                plane.set_address(*node, address);
+            }
+        }
+        return become_member(core, welcome.cluster, welcome.meta_replica).await;
+    }
+    Err(reason)
+}
+
+/// Asks everyone who they are, and accepts the proposal made of it as the first.
+async fn propose(core: &Arc<Core>, nodes: &[NodeId]) -> Result<Proposal, String> {
+    let mut members = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        members.push(if *node == core.node {
+            core.description.clone()
+        } else {
+            let bytes = question(core, *node, DESCRIBE, Vec::new()).await?;
+            Description::decode(&bytes).map_err(|cause| cause.to_string())?
+        });
+    }
+    let cluster = ClusterId(rand::rng().random());
+    let (shards, factor) = (core.shards, core.replication_factor);
+    let proposal = Proposal::make(core.node, cluster, now_ms(), &members, shards, factor)
+        .map_err(|cause| cause.to_string())?;
+    let bytes = proposal.encode();
+    let mut identity = core.identity();
+    if identity.get().proposal.is_some() {
+        return Err("for the proposal it has accepted meanwhile".to_owned());
+    }
+    identity.update(|id| id.proposal = Some(bytes)).map_err(|cause| cause.to_string())?;
+    Ok(proposal)
+}
+
+/// Asks all members to accept; when all have, the cluster is founded.
+async fn complete(core: &Arc<Core>, proposal: &Proposal) -> Result<(), String> {
+    let others: Vec<NodeId> =
+        proposal.nodes.iter().map(|node| node.id).filter(|node| *node != core.node).collect();
+    for node in &others {
+        question(core, *node, PROPOSE, proposal.encode()).await?;
+    }
+    found(core, proposal).await?;
+    for node in others {
+        // Only to be quick: gossip tells them as well.
+        if let Err(missed) = question(core, node, FOUNDED, Vec::new()).await {
+            tracing::debug!(%missed, "a member will learn of the founding by gossip");
+        }
+    }
+    Ok(())
+}
+
+async fn found(core: &Arc<Core>, proposal: &Proposal) -> Result<(), String> {
+    let own = proposal.nodes.iter().find(|node| node.id == core.node);
+    let own = own.ok_or_else(|| "its own proposal leaves it out".to_owned())?;
+    tracing::info!(cluster = %proposal.founding.cluster, "the cluster is founded");
+    become_member(core, proposal.founding.cluster, own.meta_replica).await
+}
+
+async fn become_member(
+    core: &Arc<Core>,
+    cluster: ClusterId,
+    meta_replica: ReplicaId,
+) -> Result<(), String> {
+    core.identity()
+        .update(|id| {
+            id.cluster = Some(cluster);
+            id.meta_replica = Some(meta_replica);
+        })
+        .map_err(|cause| cause.to_string())?;
+    core.plane().map_err(|cause| cause.to_string())?.set_cluster(cluster);
+    if let Some(gossip) = &core.gossip {
+        gossip.set_cluster(cluster).await.map_err(|cause| cause.to_string())?;
+    }
+    Ok(())
+}
+
+// ---- a member -------------------------------------------------------------------------------
+
+/// Opens this node's replica of the meta group and takes its state on.
+async fn open_meta(core: &Arc<Core>) -> Result<(), String> {
+    let identity = core.identity().get().clone();
+    let replica = identity.meta_replica.ok_or("this node's identity has no meta replica")?;
+    let proposal = match &identity.proposal {
+        None => None,
+        Some(bytes) => Some(Proposal::decode(bytes).map_err(|cause| cause.to_string())?),
+    };
+    if let Some(proposal) = &proposal {
+        know_addresses(core, proposal.nodes.iter());
+    }
+    let group = open_group(core, GroupId::META, replica).await?;
+    if let Some(proposal) = &proposal {
+        group.found(&proposal.layout.meta).await.map_err(|cause| cause.to_string())?;
+    }
+    core.adopt(group.applied().meta().borrow().clone());
+    Ok(())
+}
+
+async fn open_group(core: &Arc<Core>, id: GroupId, replica: ReplicaId) -> Result<Group, String> {
+    let options = core.groups_options().map_err(|cause| cause.to_string())?;
+    let opened = core.groups.open(id, replica, &options).await;
+    let group = opened.map_err(|cause| format!("open group {id}: {cause}"))?;
+    let position = group.position();
+    let at = (position.applied.unwrap_or(0), position.committed.unwrap_or(0));
+    locked(&core.opened_at).insert(id, at);
+    let (watched, watcher) = (group.clone(), core.clone());
+    core.tasks.spawn(async move {
+        tokio::select! {
+            () = watcher.stop.cancelled() => {}
+            () = catch_up(&watcher, watched) => {}
+        }
+    });
+    Ok(group)
+}
+
+/// Waits until a replica has once applied all that its leader had committed.
+async fn catch_up(core: &Core, group: Group) {
+    let mut leadership = group.leadership();
+    loop {
+        let seen = *leadership.borrow_and_update();
+        let deadline = Instant::now() + QUESTION_TIMEOUT;
+        let index = match seen {
+            Leadership::Here => group.confirm_read().await.ok(),
+            Leadership::There(node) => core.read_index(node, group.id(), deadline).await,
+            Leadership::Unknown => None,
+        };
+        if let Some(index) = index
+            && group.wait_applied(index, QUESTION_TIMEOUT * 10).await.is_ok()
+        {
+            locked(&core.caught_up).insert(group.id());
+            return;
+        }
+        let _ = timeout(STEP_INTERVAL, leadership.changed()).await;
+    }
+}
+
+impl Core {
+    async fn read_index(&self, node: NodeId, group: GroupId, deadline: Instant) -> Option<u64> {
+        let nobody = ReplicaId(0);
+        let payload = Bytes::new();
+        let message = Envelope { group, from: nobody, to: nobody, kind: READ_INDEX, payload };
+        let plane = self.plane().ok()?;
+        let lane = stemedb_rpc::Lane::Urgent;
+        let answer = plane.request(node, lane, message, deadline).await.ok()?;
+        decode_index_option(&answer).ok().flatten()
+    }
+
+    /// Takes a meta state on, unless a newer one is known already.
+    pub(crate) fn adopt(&self, state: Arc<MetaState>) {
+        know_addresses(self, state.nodes.values());
+        self.meta.store(state);
+        self.meta_changed.send_modify(|version| *version += 1);
+    }
+}
+
+fn know_addresses<'n>(
+    core: &Core,
+    nodes: impl Iterator<Item = &'n stemedb_machine::meta::Node>,
+) {
+    let Ok(plane) = core.plane() else { return };
+    for node in nodes.filter(|node| node.id != core.node) {
+        let heard = heard_at(core, node.id);
+        match heard.or_else(|| resolve(&node.addresses.grpc)) {
+            Some(address) => plane.set_address(node.id, address),
+            None => tracing::warn!(node = %node.id, at = node.addresses.grpc, "no usable address"),
+        }
+    }
+}
+
+/// An address as it stands; names are for gossip, which resolves them again and again.
+fn resolve(address: &str) -> Option<SocketAddr> {
+    address.parse().ok()
+}
+
+/// Keeps the node in line with the meta state for as long as it lives.
+async fn follow_meta(core: &Arc<Core>) -> Result<(), String> {
+    let group = core.meta_group().map_err(|cause| cause.to_string())?;
+    let mut states = group.applied().meta();
+    let mut leadership = group.leadership();
+    let mut members = core.gossip.as_ref().map(|gossip| gossip.members());
+    loop {
+        let state = states.borrow_and_update().clone();
+        let leads = *leadership.borrow_and_update() == Leadership::Here;
+        core.adopt(state.clone());
+        open_missing(core, &state).await?;
+        if leads {
+            lead_meta(core, &group, &state).await;
+        }
+        register_if_moved(core, &state).await;
+        let gossip = async {
+            match &mut members {
+                Some(members) => members.changed().await.map_err(drop),
+                None => std::future::pending().await,
+            }
+        };
+        // The interval is for what wakes nobody: a membership change that failed, a lost message.
+        tokio::select! {
+            changed = states.changed() => changed.map_err(|_| "the meta group is gone")?,
+            _ = leadership.changed() => {}
+            _ = gossip => {}
+            () = tokio::time::sleep(STEP_INTERVAL * 4) => {}
+        }
+    }
+}
+
+/// Opens every group that the layout gives this node.
+async fn open_missing(core: &Arc<Core>, state: &MetaState) -> Result<(), String> {
+    let open = core.groups.all().iter().map(|group| (group.id(), group.replica())).collect();
+    for action in reconcile(core.node, &state.layout, &open) {
+        let Action::Open { group: id, replica, members } = action;
+        let group = open_group(core, id, replica).await?;
+        group.found(&members).await.map_err(|cause| cause.to_string())?;
+    }
+    Ok(())
+}
+
+/// What the meta leader does beside leading: writes the first entry, takes in new members.
+async fn lead_meta(core: &Arc<Core>, group: &Group, state: &MetaState) {
+    if state.founding.is_none() {
+        let proposal = core.identity().get().proposal.clone();
+        if let Some(Ok(proposal)) = proposal.map(|bytes| Proposal::decode(&bytes)) {
+            let written = group.write(proposal.to_command().encode()).await;
+            tracing::info!(?written, "wrote the founding");
+        }
+        return;
+    }
+    let (voters, learners) = group.members();
+    let missing = |replica: &&Replica| {
+        !voters.contains(&replica.id) && !learners.contains(&replica.id)
+    };
+    if let Some(replica) = state.layout.meta.iter().find(missing) {
+        let added = group.add_learner(*replica).await;
+        tracing::info!(node = %replica.node, ?added, "a new member listens to the meta group");
+        return;
+    }
+    let wanted = meta_voters(&state.layout.meta);
+    if wanted != voters {
+        let set = group.set_voters(wanted.clone()).await;
+        tracing::info!(?wanted, ?set, "the meta group has new voters");
+    }
+}
+
+/// The first members vote: an odd number, at most [`META_VOTERS_MAX`].
+fn meta_voters(replicas: &[Replica]) -> BTreeSet<ReplicaId> {
+    let count = replicas.len().min(META_VOTERS_MAX);
+    let odd = if count % 2 == 0 { count.saturating_sub(1) } else { count };
+    replicas.iter().take(odd.max(1)).map(|replica| replica.id).collect()
+}
+
+/// Tells the cluster where this node is now, if that is not what is registered.
+async fn register_if_moved(core: &Arc<Core>, state: &MetaState) {
+    let Some(known) = state.nodes.get(&core.node) else { return };
+    let own = &core.description;
+    if known.addresses == own.addresses && known.name == own.name && known.zone == own.zone {
+        return;
+    }
+    let command = MetaCommand::Register {
+        id: own.id,
+        name: own.name.clone(),
+        zone: own.zone.clone(),
+        addresses: own.addresses.clone(),
+    };
+    let deadline = Instant::now() + QUESTION_TIMEOUT;
+    match core.meta_write(None, command, deadline).await {
+        Ok(_) => tracing::info!(addresses = ?own.addresses, "registered where this node is now"),
+        Err(error) => tracing::warn!(%error, "could not register where this node is now"),
+    }
+}
+
+/// Seeds the root key; a cluster without any key can't be used, so failing to is fatal.
+async fn seed_root_key(core: &Arc<Core>) -> Result<(), String> {
+    let Auth::On { root_key } = &core.auth else { return Ok(()) };
+    let mut changed = core.meta_changed.subscribe();
+    while core.meta.load().founding.is_none() {
+        if changed.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+    let state = core.meta.load_full();
+    let made;
+    let key = match root_key {
+        Some(key) => key,
+        None if !state.keys.is_empty() => return Ok(()),
+        None if state.nodes.len() > 1 => {
+            return Err("auth is on and the cluster has no key: give a root key".to_owned());
+        }
+        None => {
+            let mut random = [0; 24];
+            rand::rng().fill(&mut random);
+            made = make_key(random);
+            // Shown once, here, and kept nowhere: whoever started the node must see it.
+            show_once(&made);
+            &made
+        }
+    };
+    if !is_key(key.expose()) {
+        return Err("a root key is steme_live_ and 48 lowercase hex digits".to_owned());
+    }
+    loop {
+        let command = MetaCommand::CreateKey(NewKey {
+            hash: hash_of(key.expose()),
+            label: "root".to_owned(),
+            role: Role::Root,
+            project: None,
+            at_ms: now_ms(),
+            by: "start".to_owned(),
+            if_exists: IfExists::Add,
+        });
+        let deadline = Instant::now() + QUESTION_TIMEOUT;
+        match core.meta_write(None, command, deadline).await {
+            Ok((MetaAnswer::Key { .. }, _)) => return Ok(()),
+            Ok((other, _)) => return Err(format!("the root key was refused: {other:?}")),
+            // No quorum yet, or an answer lost: seeding again changes nothing.
+            Err(Error::Unavailable { .. } | Error::OutcomeUnknown | Error::NotOwner { .. }) => {
+                let _ = timeout(STEP_INTERVAL, changed.changed()).await;
+            }
+            Err(error) => return Err(format!("the root key was not seeded: {error}")),
+        }
+    }
+}
+
+#[allow(clippy::print_stderr)]
+fn show_once(key: &Credential) {
+    eprintln!("root key, shown this once: {}", key.expose());
+}

@@ -1,0 +1,380 @@
+//! A node: started, asked, stopped.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use rand::Rng;
+use stemedb_engine::{RocksStore, Store};
+use stemedb_machine::meta::{ApiKey, IfExists, MetaAnswer, MetaCommand, NewKey, Project, Role};
+use stemedb_membership::{self as membership, Membership, Secret, Timing};
+use stemedb_raft::Leadership;
+use stemedb_rpc::{Limits, Plane, PlaneOptions};
+use stemedb_types::{NodeId, ProjectName};
+use stemedb_wal::Wal;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::auth::{hash_of, is_key, make_key, may_make};
+use crate::core::{Core, Parts, Phase, now_ms};
+use crate::founding::Description;
+use crate::front::{
+    AdminAnswer, AdminCall, Admission, Answered, Call, ClusterStatus, Credential, Front, Need,
+    Readiness, Startup,
+};
+use crate::identity::IdentityFiles;
+use crate::life::live;
+use crate::monitor::monitor;
+use crate::options::{NodeOptions, StartError};
+use crate::peers::Peers;
+use crate::Error;
+
+/// How long a command for the cluster may take.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a node that goes down waits for others to take its leaderships over.
+const HANDOVER_MAX: Duration = Duration::from_secs(2);
+
+/// A running node. Cheap to clone; [`Node::shutdown`] stops it, dropping the last clone does too,
+/// without handing its leaderships over.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    core: Arc<Core>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.core.stop.cancel();
+    }
+}
+
+impl Node {
+    /// Starts a node on the current tokio runtime. It returns once its disks are open and its
+    /// ports are served; whether it has found its cluster is told by [`Front::readiness`].
+    pub async fn start(options: NodeOptions) -> Result<Self, StartError> {
+        check(&options)?;
+        let (wal, _) = open_wal(&options)?;
+        let store = open_store(&options)?;
+        let fresh = NodeId(rand::rng().random_range(1..=u64::MAX));
+        let mut identity = IdentityFiles::open(&options.wal_dir, &options.db_dir, fresh)
+            .map_err(|cause| StartError::Identity(cause.to_string()))?;
+        let known = identity.get().clone();
+        let incarnation = membership::first_incarnation(Some(known.incarnation), now_ms());
+        identity
+            .update(|id| id.incarnation = incarnation)
+            .map_err(|cause| StartError::Identity(cause.to_string()))?;
+        let listener = match options.peers {
+            Some(listener) => listener,
+            None => TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+                .map_err(|cause| StartError::Network(cause.to_string()))?,
+        };
+        let grpc = listener
+            .local_addr()
+            .map_err(|cause| StartError::Network(cause.to_string()))?;
+        let mut joins_only = false;
+        let gossip = match options.gossip {
+            None => None,
+            Some(gossip) => {
+                joins_only = gossip.joins_only;
+                let started = Membership::start(membership::Options {
+                    node: known.node,
+                    incarnation,
+                    cluster: known.cluster,
+                    socket: gossip.socket,
+                    advertise: gossip.advertise,
+                    grpc_port: grpc.port(),
+                    secrets: gossip_secrets(&options.secrets)?,
+                    join: gossip.join,
+                    timing: Timing::default(),
+                });
+                Some(started.map_err(|cause| StartError::Network(cause.to_string()))?)
+            }
+        };
+        let description = Description {
+            id: known.node,
+            name: options.name,
+            zone: options.zone,
+            addresses: options.addresses,
+            expect: options.expect,
+        };
+        let core = Arc::new(Core::new(Parts {
+            description,
+            joins_only,
+            auth: options.auth,
+            shards: options.shards,
+            replication_factor: options.replication_factor,
+            group_options: options.groups,
+            wal,
+            store,
+            identity,
+            gossip,
+        }));
+        let plane = Plane::start(PlaneOptions {
+            node: known.node,
+            cluster: known.cluster,
+            secrets: options.secrets,
+            listener,
+            handler: Arc::new(Peers(Arc::downgrade(&core))),
+            limits: Limits::default(),
+            seed: rand::rng().random(),
+        });
+        core.set_plane(Arc::new(plane.map_err(|cause| StartError::Network(cause.to_string()))?));
+        core.tasks.spawn(live(core.clone()));
+        core.tasks.spawn(monitor(core.clone()));
+        Ok(Self { inner: Arc::new(Inner { core }) })
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.inner.core
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> NodeId {
+        self.core().node
+    }
+
+    /// Why the node can't go on, once it can't: it writes nothing more, and should end.
+    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
+        self.core().fatal.subscribe()
+    }
+
+    /// Waits until the node is ready, or says why it is not.
+    pub async fn wait_ready(&self, timeout: Duration) -> Result<(), Readiness> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let readiness = self.core().readiness();
+            if readiness.ready {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(readiness);
+            }
+            // Readiness is made of many things; looking again is cheaper than waking for each.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Stops the node: leaderships go to others first, then the groups stop, then the disks are
+    /// closed. What was acknowledged is on disk.
+    pub async fn shutdown(&self) {
+        let core = self.core();
+        core.phase.send_replace(Phase::Draining);
+        self.hand_over().await;
+        core.stop.cancel();
+        core.groups.close().await;
+        if let Ok(plane) = core.plane() {
+            plane.shutdown().await;
+        }
+        core.tasks.close();
+        core.tasks.wait().await;
+        core.wal.close();
+    }
+
+    /// Asks, for each group led here, another voter to take over, and waits a little for it.
+    async fn hand_over(&self) {
+        let core = self.core();
+        let deadline = Instant::now() + HANDOVER_MAX;
+        for group in core.groups.all() {
+            if *group.leadership().borrow() != Leadership::Here {
+                continue;
+            }
+            let (voters, _) = group.members();
+            let state = core.meta.load_full();
+            let replicas = state.layout.replicas(group.id()).unwrap_or_default();
+            let up = |node: NodeId| {
+                core.plane().is_ok_and(|plane| plane.link(node).borrow().is_up())
+            };
+            let heir = replicas
+                .iter()
+                .find(|r| r.node != core.node && voters.contains(&r.id) && up(r.node));
+            let Some(heir) = heir else { continue };
+            if group.transfer_leadership(heir.id).await.is_err() {
+                continue;
+            }
+            let mut leadership = group.leadership();
+            while *leadership.borrow_and_update() == Leadership::Here {
+                if !matches!(timeout_at(deadline, leadership.changed()).await, Ok(Ok(()))) {
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn create_key(&self, admission: Admission, call: AdminCall) -> Result<AdminAnswer, Error> {
+        let AdminCall::CreateKey { label, role, project, key, return_existing } = call else {
+            return Err(Error::Internal("not a key to make".to_owned()));
+        };
+        may_make(admission.caller.role, role)?;
+        let secret = match key {
+            Some(key) if !is_key(key.expose()) => {
+                let why = "a key is steme_live_ or steme_test_ and 48 lowercase hex digits";
+                return Err(Error::Malformed(why.to_owned()));
+            }
+            Some(key) => key,
+            None => {
+                let mut random = [0; 24];
+                rand::rng().fill(&mut random);
+                make_key(random)
+            }
+        };
+        let command = MetaCommand::CreateKey(NewKey {
+            hash: hash_of(secret.expose()),
+            label: label.clone(),
+            role,
+            project: project.filter(|_| role.of_project()),
+            at_ms: now_ms(),
+            by: admission.caller.label.clone(),
+            if_exists: if return_existing { IfExists::Return } else { IfExists::Conflict },
+        });
+        let deadline = Instant::now() + ADMIN_TIMEOUT;
+        let (answer, index) =
+            self.core().meta_write(admission.credential, command, deadline).await?;
+        self.core().meta_applied_everywhere(index).await;
+        match answer {
+            MetaAnswer::Key { key: record, created } => {
+                let state = self.core().meta.load();
+                let project = record.project.and_then(|id| state.projects.get(&id).cloned());
+                let secret = created.then_some(secret);
+                Ok(AdminAnswer::Key { record, project, secret, created })
+            }
+            MetaAnswer::LabelTaken => {
+                Err(Error::AlreadyExists(format!("a key with the label {label} exists")))
+            }
+            other => Err(Error::Internal(format!("a key was not made: {other:?}"))),
+        }
+    }
+
+    async fn revoke_key(
+        &self,
+        admission: Admission,
+        hash: stemedb_machine::meta::KeyHash,
+    ) -> Result<AdminAnswer, Error> {
+        let known = self.core().meta.load().keys.get(&hash).map(|key| key.role);
+        if let Some(role) = known {
+            may_make(admission.caller.role, role)?;
+        }
+        let command = MetaCommand::RevokeKey { hash, at_ms: now_ms() };
+        let deadline = Instant::now() + ADMIN_TIMEOUT;
+        let (answer, index) =
+            self.core().meta_write(admission.credential, command, deadline).await?;
+        match answer {
+            MetaAnswer::Done => {
+                self.core().meta_applied_everywhere(index).await;
+                Ok(AdminAnswer::Done)
+            }
+            MetaAnswer::NotFound => Err(Error::NotFound(format!("there is no key {hash}"))),
+            other => Err(Error::Internal(format!("a key was not revoked: {other:?}"))),
+        }
+    }
+}
+
+impl Front for Node {
+    fn admit(
+        &self,
+        credential: Option<Credential>,
+        project: Option<ProjectName>,
+        need: Need,
+    ) -> BoxFuture<'_, Result<Admission, Error>> {
+        self.core().admission(credential, project, need).boxed()
+    }
+
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answered, Error>> {
+        self.core().call(call).boxed()
+    }
+
+    fn admin(
+        &self,
+        admission: Admission,
+        call: AdminCall,
+    ) -> BoxFuture<'_, Result<AdminAnswer, Error>> {
+        async move {
+            match call {
+                AdminCall::RevokeKey { hash } => self.revoke_key(admission, hash).await,
+                create => self.create_key(admission, create).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn keys(&self) -> Vec<(ApiKey, Option<Project>)> {
+        let state = self.core().meta.load();
+        let mut keys: Vec<_> = state
+            .keys
+            .values()
+            .map(|key| {
+                let project = key.project.and_then(|id| state.projects.get(&id).cloned());
+                (key.clone(), project)
+            })
+            .collect();
+        keys.sort_by_key(|(key, _)| (key.revoked_at_ms.is_some(), key.hash));
+        keys
+    }
+
+    fn status(&self) -> ClusterStatus {
+        self.core().status()
+    }
+
+    fn readiness(&self) -> Readiness {
+        self.core().readiness()
+    }
+
+    fn startup(&self) -> Startup {
+        self.core().startup()
+    }
+}
+
+fn check(options: &NodeOptions) -> Result<(), StartError> {
+    let setting = |why: &str| Err(StartError::Setting(why.to_owned()));
+    if options.expect == 0 {
+        return setting("a cluster is founded by at least one node");
+    }
+    if options.expect > 1 && options.gossip.is_none() {
+        return setting("a node without gossip is alone: it can't wait for others");
+    }
+    if options.shards == 0 || options.shards > stemedb_types::limits::SHARDS_MAX {
+        return setting("a cluster has 1 to 1024 shards");
+    }
+    if options.replication_factor == 0 || options.replication_factor % 2 == 0 {
+        return setting("the replication factor is an odd number");
+    }
+    if options.name.is_empty() || options.name.len() > 255 {
+        return setting("a node's name is 1 to 255 bytes long");
+    }
+    Ok(())
+}
+
+fn open_wal(options: &NodeOptions) -> Result<(Wal, stemedb_wal::Recovery), StartError> {
+    let wal = stemedb_wal::Options {
+        segment_bytes: options.segment_bytes,
+        ..stemedb_wal::Options::default()
+    };
+    Wal::open(&options.wal_dir, wal).map_err(|cause| match cause {
+        stemedb_wal::OpenError::InUse { .. } => {
+            StartError::InUse { dir: options.wal_dir.display().to_string() }
+        }
+        cause => StartError::Disk(cause.to_string()),
+    })
+}
+
+fn open_store(options: &NodeOptions) -> Result<Arc<dyn Store>, StartError> {
+    match RocksStore::open(&options.db_dir, options.budget) {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(stemedb_engine::Error::InUse { dir }) => Err(StartError::InUse { dir }),
+        Err(cause) => Err(StartError::Disk(cause.to_string())),
+    }
+}
+
+fn gossip_secrets(
+    secrets: &[zeroize::Zeroizing<Vec<u8>>],
+) -> Result<Vec<Secret>, StartError> {
+    secrets
+        .iter()
+        .map(|secret| Secret::new(secret.to_vec()))
+        .collect::<Result<_, _>>()
+        .map_err(|cause| StartError::Setting(cause.to_string()))
+}

@@ -1,0 +1,120 @@
+//! What a node is started with.
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use stemedb_engine::Budget;
+use stemedb_machine::meta::NodeAddresses;
+use stemedb_membership::JoinTarget;
+use stemedb_raft::GroupOptions;
+use stemedb_types::limits::{REPLICATION_FACTOR_DEFAULT, SHARDS_DEFAULT};
+use zeroize::Zeroizing;
+
+use crate::Credential;
+
+/// Whether callers need keys.
+#[derive(Clone, Debug)]
+pub enum Auth {
+    /// Every caller needs a key.
+    On {
+        /// The root key to seed; a cluster without any key needs one.
+        root_key: Option<Credential>,
+    },
+    /// Every caller is root: for a program that is its own only caller, and for trying out.
+    Off,
+}
+
+/// How a node meets others.
+#[derive(Debug)]
+pub struct Gossip {
+    /// A bound UDP socket, from [`crate::bind_gossip`].
+    pub socket: UdpSocket,
+    /// Where others reach it.
+    pub advertise: SocketAddr,
+    /// Whom to knock at.
+    pub join: Vec<JoinTarget>,
+    /// Only join a cluster, never found one.
+    pub joins_only: bool,
+}
+
+/// Everything a node is started with.
+#[derive(Debug)]
+pub struct NodeOptions {
+    /// The directory of the log, on a volume of its own if there are two.
+    pub wal_dir: PathBuf,
+    /// The directory of the store.
+    pub db_dir: PathBuf,
+    /// The node's label; unique in its cluster.
+    pub name: String,
+    /// Its failure domain; empty if it names none.
+    pub zone: String,
+    /// A bound listener for peers; `None`: a port of the system's choice on loopback.
+    pub peers: Option<TcpListener>,
+    /// How it meets others; `None`: it is alone.
+    pub gossip: Option<Gossip>,
+    /// Where clients and peers reach it, as registered in the cluster.
+    pub addresses: NodeAddresses,
+    /// How many blank nodes found a cluster together.
+    pub expect: u32,
+    /// Shards of a cluster founded by this node.
+    pub shards: u16,
+    /// Replicas of each shard of a cluster founded by this node.
+    pub replication_factor: u8,
+    /// Whether callers need keys.
+    pub auth: Auth,
+    /// The cluster secret, then a previous one that is still valid.
+    pub secrets: Vec<Zeroizing<Vec<u8>>>,
+    /// Timers and thresholds of the Raft groups.
+    pub groups: GroupOptions,
+    /// Memory of the store.
+    pub budget: Budget,
+    /// Size of a segment of the log, in bytes.
+    pub segment_bytes: u64,
+}
+
+impl NodeOptions {
+    /// A node alone, in two folders under `dir`, without keys: the way to embed one.
+    pub fn alone(dir: impl AsRef<Path>) -> Self {
+        let dir = dir.as_ref();
+        Self {
+            wal_dir: dir.join("wal"),
+            db_dir: dir.join("db"),
+            name: "alone".to_owned(),
+            zone: String::new(),
+            peers: None,
+            gossip: None,
+            addresses: NodeAddresses::default(),
+            expect: 1,
+            shards: SHARDS_DEFAULT,
+            replication_factor: REPLICATION_FACTOR_DEFAULT,
+            auth: Auth::Off,
+            secrets: Vec::new(),
+            groups: GroupOptions::default(),
+            budget: Budget::default(),
+            segment_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Why a node did not start. Nothing of it runs.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A directory is open in another process.
+    #[error("{dir} is in use by another process")]
+    InUse {
+        /// Which directory.
+        dir: String,
+    },
+    /// A setting that can't be.
+    #[error("{0}")]
+    Setting(String),
+    /// A disk that can't be read or written, or whose content does not check.
+    #[error("{0}")]
+    Disk(String),
+    /// The identity of the volumes.
+    #[error("{0}")]
+    Identity(String),
+    /// A port or socket.
+    #[error("{0}")]
+    Network(String),
+}

@@ -1,0 +1,222 @@
+//! What peers may ask of this node.
+//!
+//! Raft's messages go to their replica. The others are questions of the façade
+//! (see [`crate::wire`]). A peer of our cluster may ask all of them; a blank
+//! one only what founding and joining need.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use stemedb_machine::meta::{MetaAnswer, MetaCommand};
+use stemedb_rpc::{Envelope, Handler, PeerIdentity, Refusal, Reply, SnapshotChunks};
+use tokio::time::Instant;
+
+use crate::admit::Glance;
+use crate::core::Core;
+use crate::founding::{Description, Proposal, Verdict, judge};
+use crate::front::{Need, Op};
+use crate::wire::{
+    APPLIED, CALL, DESCRIBE, FOUNDED, JOIN, KEY, META, PROPOSE, READ_INDEX, Welcome, WireCall,
+    WireMeta, decode_key_question, decode_wait, encode_index_option, encode_meta_result,
+    encode_op_result,
+};
+use crate::{Error, Unavailable};
+
+/// This node can't answer that, or not to this peer.
+const REFUSED_STRANGER: u8 = 10;
+/// The payload does not decode.
+const REFUSED_PAYLOAD: u8 = 11;
+/// The answer is no, and the text says why.
+const REFUSED: u8 = 12;
+
+/// How long a peer's question for the meta leader may take here.
+const PEER_QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Answers peers for as long as the node is there.
+pub(crate) struct Peers(pub(crate) Weak<Core>);
+
+impl Handler for Peers {
+    fn handle(&self, from: PeerIdentity, message: Envelope, reply: Reply) {
+        let Some(core) = self.0.upgrade() else {
+            return reply.refuse(Refusal::new(REFUSED_STRANGER, "this node is going down"));
+        };
+        let ours = core.identity().get().cluster;
+        let member = from.cluster.is_some() && from.cluster == ours;
+        if !member && !matches!(message.kind, DESCRIBE | PROPOSE | FOUNDED | JOIN) {
+            let why = "only a member of the cluster may ask this";
+            return reply.refuse(Refusal::new(REFUSED_STRANGER, why));
+        }
+        let Some((message, reply)) = core.groups.take(message, reply) else { return };
+        if message.kind == CALL {
+            return core.take_call(message.payload, reply);
+        }
+        tokio::spawn(async move {
+            match core.answer(from, message).await {
+                Ok(payload) => reply.ok(payload),
+                Err(refusal) => reply.refuse(refusal),
+            }
+        });
+    }
+
+    fn handle_snapshot(
+        &self,
+        from: PeerIdentity,
+        header: Envelope,
+        chunks: SnapshotChunks,
+    ) -> BoxFuture<'static, Result<Bytes, Refusal>> {
+        let core = self.0.upgrade();
+        async move {
+            let Some(core) = core else {
+                return Err(Refusal::new(REFUSED_STRANGER, "this node is going down"));
+            };
+            let ours = core.identity().get().cluster;
+            if from.cluster.is_none() || from.cluster != ours {
+                let why = "only a member of the cluster may send snapshots";
+                return Err(Refusal::new(REFUSED_STRANGER, why));
+            }
+            core.groups.take_snapshot(header, chunks).await
+        }
+        .boxed()
+    }
+}
+
+fn payload(cause: impl ToString) -> Refusal {
+    Refusal::new(REFUSED_PAYLOAD, cause.to_string())
+}
+
+fn refused(cause: impl ToString) -> Refusal {
+    Refusal::new(REFUSED, cause.to_string())
+}
+
+impl Core {
+    /// Serves a call that another node sent on: the caller's key is checked here again, and the
+    /// answer goes out from where it is made. Only a key not known here costs a task.
+    fn take_call(self: Arc<Self>, bytes: Bytes, reply: Reply) {
+        let call = match WireCall::decode(&bytes) {
+            Ok(call) => call,
+            Err(cause) => return reply.refuse(payload(cause)),
+        };
+        let need = match &call.op {
+            Op::Write(_) => Need::Write,
+            Op::Read(_) => Need::Read,
+        };
+        let sink = Box::new(move |result: Result<_, Error>| reply.ok(encode_op_result(&result)));
+        match self.glance(call.credential.as_ref(), call.project.as_ref(), need) {
+            Glance::Sure(Ok(caller)) => self.execute(&caller, call.bucket, call.op, sink),
+            // A project that is not here yet may be made, a key may be news: both take a question.
+            Glance::Sure(Err(error)) if !matches!(error, Error::NotFound(_)) => sink(Err(error)),
+            Glance::Sure(Err(_)) | Glance::Ask(_) => {
+                tokio::spawn(async move {
+                    let admitted =
+                        self.admit(call.credential.as_ref(), call.project.as_ref(), need).await;
+                    match admitted {
+                        Ok(caller) => self.execute(&caller, call.bucket, call.op, sink),
+                        Err(error) => sink(Err(error)),
+                    }
+                });
+            }
+        }
+    }
+
+    async fn answer(&self, from: PeerIdentity, message: Envelope) -> Result<Bytes, Refusal> {
+        let deadline = Instant::now() + PEER_QUESTION_TIMEOUT;
+        match message.kind {
+            META => {
+                let call = WireMeta::decode(&message.payload).map_err(payload)?;
+                let credential = call.credential.as_ref();
+                let result = self.meta_write_here(credential, call.command, deadline).await;
+                Ok(encode_meta_result(&result))
+            }
+            KEY => {
+                let hash = decode_key_question(&message.payload).map_err(payload)?;
+                let index = self.key_index_here(hash, deadline).await.map_err(refused)?;
+                Ok(encode_index_option(index))
+            }
+            APPLIED => {
+                let (index, timeout) = decode_wait(&message.payload).map_err(payload)?;
+                let until = Instant::now() + timeout.min(PEER_QUESTION_TIMEOUT);
+                self.meta_applied(index, until).await.map_err(refused)?;
+                Ok(Bytes::new())
+            }
+            READ_INDEX => {
+                let group = self.groups.get(message.group);
+                let group = group.ok_or_else(|| refused("no replica of this group is here"))?;
+                let index = group.confirm_read().await.map_err(refused)?;
+                Ok(encode_index_option(Some(index)))
+            }
+            DESCRIBE => Ok(Bytes::from(self.description.encode())),
+            PROPOSE => self.hear_proposal(&message.payload),
+            FOUNDED => {
+                self.founded.notify_one();
+                Ok(Bytes::new())
+            }
+            JOIN => self.let_in(from, &message.payload, deadline).await,
+            kind => Err(payload(format!("no message is of kind {kind}"))),
+        }
+    }
+
+    /// Accepts a founding proposal, on disk before the answer, or says why not.
+    fn hear_proposal(&self, bytes: &[u8]) -> Result<Bytes, Refusal> {
+        let proposal = Proposal::decode(bytes).map_err(payload)?;
+        if proposal.nodes.iter().all(|node| node.id != self.node) {
+            return Err(refused("this node is not among the members proposed"));
+        }
+        if self.joins_only {
+            return Err(refused("this node was told to join a cluster, not to found one"));
+        }
+        let mut identity = self.identity();
+        let known = identity.get().clone();
+        match judge(known.proposal.as_deref(), known.cluster, bytes) {
+            Verdict::Refuse(why) => Err(refused(why)),
+            Verdict::Accept { store: false } => Ok(Bytes::new()),
+            Verdict::Accept { store: true } => {
+                let stored = identity.update(|id| id.proposal = Some(bytes.to_vec()));
+                stored.map_err(refused)?;
+                Ok(Bytes::new())
+            }
+        }
+    }
+
+    /// Registers a node that asks to join, or a member that moved.
+    async fn let_in(
+        &self,
+        from: PeerIdentity,
+        bytes: &[u8],
+        deadline: Instant,
+    ) -> Result<Bytes, Refusal> {
+        let guest = Description::decode(bytes).map_err(payload)?;
+        if guest.id != from.node {
+            return Err(refused("a node can only register itself"));
+        }
+        let state = self.meta.load_full();
+        let Some(founding) = state.founding else {
+            return Err(refused(Error::unavailable(Unavailable::Starting)));
+        };
+        let double = state.nodes.values().find(|n| n.name == guest.name && n.id != guest.id);
+        if let Some(double) = double {
+            let why = format!("name-in-use: node {} is called {} already", double.id, guest.name);
+            return Err(refused(why));
+        }
+        let command = MetaCommand::Register {
+            id: guest.id,
+            name: guest.name,
+            zone: guest.zone,
+            addresses: guest.addresses,
+        };
+        let (answer, index) = self.meta_write(None, command, deadline).await.map_err(refused)?;
+        let MetaAnswer::Registered { meta_replica } = answer else {
+            return Err(refused(format!("not registered: {answer:?}")));
+        };
+        let _ = self.meta_applied(index, deadline).await;
+        let members = self.meta.load().nodes.values().cloned().collect::<Vec<_>>();
+        let welcome = Welcome {
+            cluster: founding.cluster,
+            meta_replica,
+            members: members.into_iter().map(|node| (node.id, node.addresses)).collect(),
+        };
+        Ok(welcome.encode())
+    }
+}

@@ -1,0 +1,137 @@
+//! What a node says of itself and of the cluster, from what it knows without asking.
+
+use std::collections::BTreeMap;
+
+use stemedb_membership::MemberState as Heard;
+use stemedb_raft::Leadership;
+use stemedb_types::{GroupId, NodeId, ShardId};
+
+use crate::core::{Core, Phase, locked};
+use crate::front::{ClusterStatus, Member, MemberState, Readiness, Startup};
+use crate::router::Route;
+
+impl Core {
+    pub(crate) fn status(&self) -> ClusterStatus {
+        let state = self.meta.load();
+        let shards = state.layout.shards.len();
+        let mut leaders = BTreeMap::<NodeId, u32>::new();
+        let mut shards_leaderless = 0;
+        for number in 0..shards {
+            match self.leader_of(ShardId(number as u16)) {
+                Some(node) => *leaders.entry(node).or_default() += 1,
+                None => shards_leaderless += 1,
+            }
+        }
+        let members: Vec<Member> = state
+            .nodes
+            .values()
+            .map(|node| Member {
+                node: node.clone(),
+                state: self.heard_state(node.id),
+                leaders: leaders.get(&node.id).copied().unwrap_or(0),
+            })
+            .collect();
+        let alive = |node: NodeId| {
+            members.iter().any(|m| m.node.id == node && m.state == MemberState::Alive)
+        };
+        let wanted = usize::from(state.founding.map_or(1, |f| f.replication_factor));
+        let wanted = wanted.min(odd(members.len()));
+        let short = |shard: &&stemedb_types::ShardLayout| {
+            shard.replicas.iter().filter(|replica| alive(replica.node)).count() < wanted
+        };
+        let shards_under_replicated = state.layout.shards.iter().filter(short).count() as u32;
+        ClusterStatus {
+            cluster: self.identity().get().cluster,
+            node: self.node,
+            node_name: self.description.name.clone(),
+            layout: state.layout.clone(),
+            members,
+            shards_leaderless,
+            shards_under_replicated,
+        }
+    }
+
+    fn leader_of(&self, shard: ShardId) -> Option<NodeId> {
+        match self.leadership(shard.group()) {
+            Some(Leadership::Here) => Some(self.node),
+            Some(Leadership::There(node)) => Some(node),
+            Some(Leadership::Unknown) => None,
+            None => match self.route(shard) {
+                Route::To(node) => Some(node),
+                Route::Here => Some(self.node),
+                Route::Nowhere => None,
+            },
+        }
+    }
+
+    fn heard_state(&self, node: NodeId) -> MemberState {
+        if node == self.node {
+            return MemberState::Alive;
+        }
+        let Some(gossip) = &self.gossip else { return MemberState::Unknown };
+        match gossip.members().borrow().get(node).map(|member| member.state) {
+            Some(Heard::Alive | Heard::Suspect) => MemberState::Alive,
+            Some(Heard::Down) => MemberState::Down,
+            None => MemberState::Unknown,
+        }
+    }
+
+    /// Ready: joined, disks writable, not draining, and each replica here has once caught up. A
+    /// quorum lost later does not take it back.
+    pub(crate) fn readiness(&self) -> Readiness {
+        let mut reasons = Vec::new();
+        match &*self.phase.borrow() {
+            Phase::Blank(waiting) => reasons.push(format!("no cluster yet, waits {waiting}")),
+            Phase::Draining => reasons.push("draining".to_owned()),
+            Phase::Member => reasons.extend(self.behind()),
+        }
+        if let Some(cause) = &*self.fatal.borrow() {
+            reasons.push(cause.clone());
+        }
+        Readiness { ready: reasons.is_empty(), reasons }
+    }
+
+    fn behind(&self) -> Vec<String> {
+        let state = self.meta.load();
+        if state.founding.is_none() {
+            return vec!["the cluster's first entry is not applied yet".to_owned()];
+        }
+        let caught_up = locked(&self.caught_up);
+        let mine = |group: &GroupId| {
+            let replicas = state.layout.replicas(*group).unwrap_or_default();
+            replicas.iter().any(|replica| replica.node == self.node)
+        };
+        state
+            .layout
+            .groups()
+            .filter(mine)
+            .filter(|group| !caught_up.contains(group))
+            .map(|group| match group.shard() {
+                None => "the meta group has not caught up with its leader yet".to_owned(),
+                Some(shard) => format!("shard {shard} has not caught up with its leader yet"),
+            })
+            .collect()
+    }
+
+    /// Replay is over once every group opened here has applied what it knew to be committed when
+    /// it was opened.
+    pub(crate) fn startup(&self) -> Startup {
+        let opened = locked(&self.opened_at).clone();
+        let (mut replayed_entries, mut total_entries) = (0, 0);
+        for (id, (applied, committed)) in opened {
+            let now = self.groups.get(id).and_then(|group| group.position().applied);
+            let total = committed.saturating_sub(applied);
+            total_entries += total;
+            replayed_entries += now.unwrap_or(applied).saturating_sub(applied).min(total);
+        }
+        let started = self.groups.get(GroupId::META).is_some()
+            || matches!(&*self.phase.borrow(), Phase::Blank(_));
+        let done = started && replayed_entries == total_entries;
+        Startup { done, replayed_entries, total_entries }
+    }
+}
+
+/// The largest odd number not above this.
+fn odd(count: usize) -> usize {
+    if count % 2 == 0 { count.saturating_sub(1) } else { count }
+}

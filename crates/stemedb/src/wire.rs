@@ -1,0 +1,383 @@
+//! What nodes say to each other above Raft, and its bytes.
+//!
+//! | kind | question | answer |
+//! |---|---|---|
+//! | `CALL` | a caller's request, with the caller's key | an [`OpAnswer`], or an error |
+//! | `META` | a meta command, with the caller's key | a [`MetaAnswer`], or an error |
+//! | `KEY` | does the meta leader know this hash? | the index at which it does, or "no" |
+//! | `APPLIED` | wait until this meta index is applied here | done |
+//! | `READ_INDEX` | how far is this group committed? | the index |
+//! | `DESCRIBE` | who are you? (to a blank node) | a description |
+//! | `PROPOSE` | will you found this cluster? | yes, or an error |
+//! | `FOUNDED` | all have said yes | done |
+//! | `JOIN` | let me in, or: I moved | cluster, meta replica, members |
+//!
+//! An error crosses as what it says is true: an answer of "not applied" stays
+//! one, and everything that is not known to be so becomes "unknown".
+
+use bytes::Bytes;
+use stemedb_machine::meta::{KeyHash, MetaAnswer, MetaCommand, NodeAddresses};
+use stemedb_machine::shard::{Answer, Read, ReadAnswer, Write};
+use stemedb_raft::Kind;
+use stemedb_types::{
+    BucketName, ClusterId, DecodeError, Decoder, Encoder, NodeId, ProjectName, ReplicaId,
+};
+use std::time::Duration;
+
+use crate::error::Unavailable;
+use crate::front::{Credential, Op, OpAnswer};
+use crate::Error;
+
+pub(crate) const CALL: Kind = 32;
+pub(crate) const META: Kind = 33;
+pub(crate) const KEY: Kind = 34;
+pub(crate) const APPLIED: Kind = 35;
+pub(crate) const READ_INDEX: Kind = 36;
+pub(crate) const DESCRIBE: Kind = 40;
+pub(crate) const PROPOSE: Kind = 41;
+pub(crate) const FOUNDED: Kind = 42;
+pub(crate) const JOIN: Kind = 43;
+
+const VERSION: u8 = 1;
+
+/// A caller's request on its way to the owner.
+#[derive(Clone, Debug)]
+pub(crate) struct WireCall {
+    pub(crate) credential: Option<Credential>,
+    pub(crate) project: Option<ProjectName>,
+    pub(crate) deadline_ms: u64,
+    pub(crate) bucket: BucketName,
+    pub(crate) op: Op,
+}
+
+fn bad(what: &'static str) -> DecodeError {
+    DecodeError::Value { what, got: 0 }
+}
+
+fn put_credential(out: &mut Encoder, credential: &Option<Credential>) {
+    out.option(credential.as_ref(), |out, key| out.text(key.expose()));
+}
+
+fn take_credential(from: &mut Decoder<'_>) -> Result<Option<Credential>, DecodeError> {
+    from.option(|from| from.text("a key").map(Credential::new))
+}
+
+impl WireCall {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = Encoder::with_capacity(512);
+        out.u8(VERSION);
+        put_credential(&mut out, &self.credential);
+        out.option(self.project.as_ref(), |out, name| out.text(name.as_str()));
+        out.varint(self.deadline_ms);
+        out.text(self.bucket.as_str());
+        match &self.op {
+            Op::Write(write) => {
+                out.u8(1);
+                write.encode(&mut out);
+            }
+            Op::Read(read) => {
+                out.u8(2);
+                read.encode(&mut out);
+            }
+        }
+        out.finish()
+    }
+
+    pub(crate) fn decode(input: &Bytes) -> Result<Self, DecodeError> {
+        let mut from = Decoder::new(input);
+        from.version("call", VERSION)?;
+        let credential = take_credential(&mut from)?;
+        let project = from.option(|from| {
+            from.text("a project")?.parse().map_err(|_| bad("a project name"))
+        })?;
+        let deadline_ms = from.varint()?;
+        let bucket = from.text("a bucket")?.parse().map_err(|_| bad("a bucket name"))?;
+        let op = match from.u8()? {
+            1 => Op::Write(Write::decode(&mut from, input)?),
+            2 => Op::Read(Read::decode(&mut from, input)?),
+            got => return Err(DecodeError::Value { what: "a call", got: got.into() }),
+        };
+        from.finish()?;
+        Ok(Self { credential, project, deadline_ms, bucket, op })
+    }
+}
+
+/// The result of a call as it crosses back.
+pub(crate) fn encode_op_result(result: &Result<OpAnswer, Error>) -> Bytes {
+    let mut out = Encoder::with_capacity(128);
+    match result {
+        Ok(OpAnswer::Write(answer)) => {
+            out.u8(1);
+            answer.encode(&mut out);
+        }
+        Ok(OpAnswer::Read(answer)) => {
+            out.u8(2);
+            answer.encode(&mut out);
+        }
+        Err(error) => {
+            out.u8(0);
+            put_error(&mut out, error);
+        }
+    }
+    out.finish()
+}
+
+pub(crate) fn decode_op_result(input: &Bytes) -> Result<Result<OpAnswer, Error>, DecodeError> {
+    let mut from = Decoder::new(input);
+    Ok(match from.u8()? {
+        0 => Err(take_error(&mut from)?),
+        1 => Ok(OpAnswer::Write(Answer::decode(&mut from)?)),
+        2 => Ok(OpAnswer::Read(ReadAnswer::decode(&mut from, input)?)),
+        got => return Err(DecodeError::Value { what: "a call's answer", got: got.into() }),
+    })
+}
+
+/// A change to the cluster on its way to the meta leader.
+pub(crate) struct WireMeta {
+    /// `None`: the node itself asks (it registers, seeds its root key).
+    pub(crate) credential: Option<Credential>,
+    pub(crate) command: MetaCommand,
+}
+
+impl WireMeta {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = Encoder::new();
+        out.u8(VERSION);
+        put_credential(&mut out, &self.credential);
+        out.bytes(&self.command.encode());
+        out.finish()
+    }
+
+    pub(crate) fn decode(input: &[u8]) -> Result<Self, DecodeError> {
+        let mut from = Decoder::new(input);
+        from.version("meta call", VERSION)?;
+        let credential = take_credential(&mut from)?;
+        let command = MetaCommand::decode(from.bytes()?)?;
+        from.finish()?;
+        Ok(Self { credential, command })
+    }
+}
+
+/// What became of a meta command, and the log index by which it is applied.
+pub(crate) type MetaResult = Result<(MetaAnswer, u64), Error>;
+
+pub(crate) fn encode_meta_result(result: &MetaResult) -> Bytes {
+    let mut out = Encoder::new();
+    match result {
+        Ok((answer, index)) => {
+            out.u8(1);
+            out.varint(*index);
+            answer.encode(&mut out);
+        }
+        Err(error) => {
+            out.u8(0);
+            put_error(&mut out, error);
+        }
+    }
+    out.finish()
+}
+
+pub(crate) fn decode_meta_result(input: &[u8]) -> Result<MetaResult, DecodeError> {
+    let mut from = Decoder::new(input);
+    Ok(match from.u8()? {
+        0 => Err(take_error(&mut from)?),
+        1 => {
+            let index = from.varint()?;
+            Ok((MetaAnswer::decode(&mut from)?, index))
+        }
+        got => return Err(DecodeError::Value { what: "a meta answer", got: got.into() }),
+    })
+}
+
+/// A question about a key's hash; the answer is the index at which it is known, if it is.
+pub(crate) fn encode_key_question(hash: &KeyHash) -> Bytes {
+    Bytes::copy_from_slice(&hash.0)
+}
+
+pub(crate) fn decode_key_question(input: &[u8]) -> Result<KeyHash, DecodeError> {
+    let hash = input.try_into().map_err(|_| bad("a hash"))?;
+    Ok(KeyHash(hash))
+}
+
+pub(crate) fn encode_index_option(index: Option<u64>) -> Bytes {
+    let mut out = Encoder::new();
+    out.option(index, Encoder::varint);
+    out.finish()
+}
+
+pub(crate) fn decode_index_option(input: &[u8]) -> Result<Option<u64>, DecodeError> {
+    Decoder::new(input).option(Decoder::varint)
+}
+
+/// "Wait until this index is applied", and for how long at most.
+pub(crate) fn encode_wait(index: u64, timeout: Duration) -> Bytes {
+    let mut out = Encoder::new();
+    out.varint(index);
+    out.varint(timeout.as_millis() as u64);
+    out.finish()
+}
+
+pub(crate) fn decode_wait(input: &[u8]) -> Result<(u64, Duration), DecodeError> {
+    let mut from = Decoder::new(input);
+    Ok((from.varint()?, Duration::from_millis(from.varint()?)))
+}
+
+/// What a node that was let in needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Welcome {
+    pub(crate) cluster: ClusterId,
+    pub(crate) meta_replica: ReplicaId,
+    pub(crate) members: Vec<(NodeId, NodeAddresses)>,
+}
+
+impl Welcome {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = Encoder::new();
+        out.u8(VERSION);
+        out.u128(self.cluster.0);
+        out.varint(self.meta_replica.0);
+        out.varint(self.members.len() as u64);
+        for (node, addresses) in &self.members {
+            out.u64(node.0);
+            for address in
+                [&addresses.http, &addresses.gateway, &addresses.grpc, &addresses.gossip]
+            {
+                out.text(address);
+            }
+        }
+        out.finish()
+    }
+
+    pub(crate) fn decode(input: &[u8]) -> Result<Self, DecodeError> {
+        let mut from = Decoder::new(input);
+        let from = &mut from;
+        from.version("welcome", VERSION)?;
+        let cluster = ClusterId(from.u128()?);
+        let meta_replica = ReplicaId(from.varint()?);
+        let count = from.length(12)?;
+        let mut members = Vec::with_capacity(count);
+        for _ in 0..count {
+            let node = NodeId(from.u64()?);
+            let mut text = || from.text("an address").map(str::to_owned);
+            let addresses =
+                NodeAddresses { http: text()?, gateway: text()?, grpc: text()?, gossip: text()? };
+            members.push((node, addresses));
+        }
+        Ok(Self { cluster, meta_replica, members })
+    }
+}
+
+fn put_error(out: &mut Encoder, error: &Error) {
+    let text = |out: &mut Encoder, tag, text: &str| {
+        out.u8(tag);
+        out.text(text);
+    };
+    match error {
+        Error::Unauthenticated => out.u8(1),
+        Error::Forbidden(why) => text(out, 2, why),
+        Error::Malformed(why) => text(out, 3, why),
+        Error::NotOwner { owner } => {
+            out.u8(4);
+            out.option(owner.as_ref(), |out, owner| out.text(owner));
+        }
+        Error::AlreadyExists(why) => text(out, 5, why),
+        Error::NotFound(why) => text(out, 6, why),
+        Error::Unavailable { reason, .. } => {
+            out.u8(7);
+            out.u8(*reason as u8);
+        }
+        Error::OutcomeUnknown => out.u8(8),
+        Error::DiskFull => out.u8(9),
+        Error::Internal(why) => text(out, 10, why),
+    }
+}
+
+fn take_error(from: &mut Decoder<'_>) -> Result<Error, DecodeError> {
+    let text = |from: &mut Decoder<'_>| from.text("an error").map(str::to_owned);
+    Ok(match from.u8()? {
+        1 => Error::Unauthenticated,
+        2 => Error::Forbidden(text(from)?),
+        3 => Error::Malformed(text(from)?),
+        4 => Error::NotOwner { owner: from.option(text)? },
+        5 => Error::AlreadyExists(text(from)?),
+        6 => Error::NotFound(text(from)?),
+        7 => Error::unavailable(match from.u8()? {
+            0 => Unavailable::Starting,
+            1 => Unavailable::NoQuorum,
+            2 => Unavailable::Overloaded,
+            3 => Unavailable::Moving,
+            _ => Unavailable::Draining,
+        }),
+        8 => Error::OutcomeUnknown,
+        9 => Error::DiskFull,
+        10 => Error::Internal(text(from)?),
+        got => return Err(DecodeError::Value { what: "an error", got: got.into() }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stemedb_machine::shard::Condition;
+    use stemedb_types::{Key, Revision};
+
+    #[test]
+    fn a_call_reads_back_with_its_key() {
+        let call = WireCall {
+            credential: Some(Credential::new("secret")),
+            project: "alpha".parse().ok(),
+            deadline_ms: 1500,
+            bucket: "default".parse().unwrap(),
+            op: Op::Write(Write::Put {
+                key: Key::new("k").unwrap(),
+                value: Bytes::from_static(b"v"),
+                condition: Condition::Absent,
+            }),
+        };
+        let read = WireCall::decode(&call.encode()).unwrap();
+        assert_eq!(read.credential.as_ref().map(Credential::expose), Some("secret"));
+        assert_eq!((read.project, read.deadline_ms), (call.project, 1500));
+        assert_eq!((read.bucket, read.op), (call.bucket, call.op));
+    }
+
+    #[test]
+    fn every_error_crosses_as_itself() {
+        let errors = [
+            Error::Unauthenticated,
+            Error::Forbidden("a".to_owned()),
+            Error::Malformed("b".to_owned()),
+            Error::NotOwner { owner: Some("h:1".to_owned()) },
+            Error::NotOwner { owner: None },
+            Error::AlreadyExists("c".to_owned()),
+            Error::NotFound("d".to_owned()),
+            Error::unavailable(Unavailable::Starting),
+            Error::unavailable(Unavailable::NoQuorum),
+            Error::unavailable(Unavailable::Overloaded),
+            Error::unavailable(Unavailable::Moving),
+            Error::unavailable(Unavailable::Draining),
+            Error::OutcomeUnknown,
+            Error::DiskFull,
+            Error::Internal("e".to_owned()),
+        ];
+        for error in errors {
+            let result = Err(error.clone());
+            assert_eq!(decode_op_result(&encode_op_result(&result)), Ok(result));
+            let result = Err(error);
+            assert_eq!(decode_meta_result(&encode_meta_result(&result)), Ok(result));
+        }
+        let done = Ok((MetaAnswer::Done, 17));
+        assert_eq!(decode_meta_result(&encode_meta_result(&done)), Ok(done));
+        let put = Ok(OpAnswer::Write(Answer::Put { revision: Revision(3), created: true }));
+        assert_eq!(decode_op_result(&encode_op_result(&put)), Ok(put));
+    }
+
+    #[test]
+    fn a_welcome_reads_back() {
+        let welcome = Welcome {
+            cluster: ClusterId(5),
+            meta_replica: ReplicaId(9),
+            members: vec![(NodeId(1), NodeAddresses { http: "h:1".into(), ..Default::default() })],
+        };
+        assert_eq!(Welcome::decode(&welcome.encode()), Ok(welcome));
+    }
+}
