@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::rt::WatchReceiver;
-use openraft::{ChangeMembers, ServerState, SnapshotPolicy};
+use openraft::{ChangeMembers, Instant as _, ServerState, SnapshotPolicy};
 use stemedb_engine::Group as EngineGroup;
 use stemedb_rpc::Plane;
 use stemedb_types::{GroupId, NodeId, Replica, ReplicaId};
@@ -220,8 +220,8 @@ impl Group {
 
     /// Whether a majority has acknowledged this leader within the last `age`; false for others.
     pub fn quorum_heard_within(&self, age: Duration) -> bool {
-        let silent_ms = self.raft.data_metrics().borrow_watched().millis_since_quorum_ack;
-        silent_ms.is_some_and(|silent_ms| u128::from(silent_ms) <= age.as_millis())
+        let acked = self.raft.data_metrics().borrow_watched().last_quorum_acked;
+        acked.is_some_and(|acked| acked.elapsed() <= age)
     }
 
     /// Waits until this replica has applied the entry of this index.

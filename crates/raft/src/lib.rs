@@ -47,11 +47,16 @@ mod queue;
 mod snapshot;
 mod types;
 
+#[cfg(test)]
+mod suite_tests;
+
 pub use applier::Applied;
 pub use group::{Group, GroupOptions, Leadership, Position, ReadView};
 pub use groups::{Groups, GroupsOptions};
 pub use inbound::{Kind, kinds};
 pub use queue::{Done, Propose, ReadDone};
+/// The node's log, which the façade opens and the groups share.
+pub use stemedb_wal as wal;
 
 /// What a replicated command gave.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use stemedb_membership as membership;
 use stemedb_raft::{Group, GroupOptions, Groups, GroupsOptions, Leadership};
 use stemedb_rpc::Plane;
 use stemedb_types::{GroupId, NodeId, ShardId};
-use stemedb_wal::Wal;
+use stemedb_raft::wal::Wal;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rand::Rng;
+use rand::RngExt;
 use stemedb_machine::meta::{IfExists, MetaAnswer, MetaCommand, MetaState, NewKey, Role};
 use stemedb_membership::Members;
 use stemedb_raft::{Group, Leadership};

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use rand::Rng;
+use rand::RngExt;
 use stemedb_engine::{RocksStore, Store};
-use stemedb_machine::meta::{ApiKey, IfExists, MetaAnswer, MetaCommand, NewKey, Project, Role};
+use stemedb_machine::meta::{ApiKey, IfExists, MetaAnswer, MetaCommand, NewKey, Project};
 use stemedb_membership::{self as membership, Membership, Secret, Timing};
 use stemedb_raft::Leadership;
 use stemedb_rpc::{Limits, Plane, PlaneOptions};
 use stemedb_types::{NodeId, ProjectName};
-use stemedb_wal::Wal;
+use stemedb_raft::wal::Wal;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -172,7 +172,9 @@ impl Node {
         }
         core.tasks.close();
         core.tasks.wait().await;
-        core.wal.close();
+        if let Err(error) = core.wal.close() {
+            tracing::warn!(%error, "the log did not close cleanly");
+        }
     }
 
     /// Asks, for each group led here, another voter to take over, and waits a little for it.
@@ -348,13 +350,13 @@ fn check(options: &NodeOptions) -> Result<(), StartError> {
     Ok(())
 }
 
-fn open_wal(options: &NodeOptions) -> Result<(Wal, stemedb_wal::Recovery), StartError> {
-    let wal = stemedb_wal::Options {
+fn open_wal(options: &NodeOptions) -> Result<(Wal, stemedb_raft::wal::Recovery), StartError> {
+    let wal = stemedb_raft::wal::Options {
         segment_bytes: options.segment_bytes,
-        ..stemedb_wal::Options::default()
+        ..stemedb_raft::wal::Options::default()
     };
     Wal::open(&options.wal_dir, wal).map_err(|cause| match cause {
-        stemedb_wal::OpenError::InUse { .. } => {
+        stemedb_raft::wal::OpenError::InUse { .. } => {
             StartError::InUse { dir: options.wal_dir.display().to_string() }
         }
         cause => StartError::Disk(cause.to_string()),

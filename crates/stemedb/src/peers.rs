@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::admit::Glance;
 use crate::core::Core;
+use crate::execute::Sink;
 use crate::founding::{Description, Proposal, Verdict, judge};
 use crate::front::{Need, Op};
 use crate::wire::{
@@ -103,7 +104,7 @@ impl Core {
             Op::Write(_) => Need::Write,
             Op::Read(_) => Need::Read,
         };
-        let sink = Box::new(move |result: Result<_, Error>| reply.ok(encode_op_result(&result)));
+        let sink: Sink = Box::new(move |result| reply.ok(encode_op_result(&result)));
         match self.glance(call.credential.as_ref(), call.project.as_ref(), need) {
             Glance::Sure(Ok(caller)) => self.execute(&caller, call.bucket, call.op, sink),
             // A project that is not here yet may be made, a key may be news: both take a question.
