@@ -109,9 +109,8 @@ impl Applier {
                         Outcome::Nothing
                     }
                     Payload::Normal(command) if store.id() == GroupId::META => {
-                        let state = meta.get_or_insert_with(|| {
-                            MetaState::clone(&self.applied.meta.borrow())
-                        });
+                        let state = meta
+                            .get_or_insert_with(|| MetaState::clone(&self.applied.meta.borrow()));
                         apply_meta(state, &command.0, &mut batch)?
                     }
                     Payload::Normal(command) => {
@@ -142,11 +141,7 @@ impl Applier {
     }
 }
 
-fn apply_meta(
-    state: &mut MetaState,
-    command: &[u8],
-    batch: &mut Batch,
-) -> io::Result<Outcome> {
+fn apply_meta(state: &mut MetaState, command: &[u8], batch: &mut Batch) -> io::Result<Outcome> {
     let command = MetaCommand::decode(command).map_err(invalid)?;
     let done = meta::apply(state, command).map_err(io::Error::other)?;
     for record in done.changes {

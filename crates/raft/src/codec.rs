@@ -15,8 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stemedb_types::{DecodeError, Decoder, Encoder, NodeId};
 
 use crate::types::{
-    CommandBytes, Config, Entry, Holder, LogId, Membership, Payload, StoredMembership, Vote,
-    log_id,
+    CommandBytes, Config, Entry, Holder, LogId, Membership, Payload, StoredMembership, Vote, log_id,
 };
 
 /// Version of every format in this file.

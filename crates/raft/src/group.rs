@@ -287,7 +287,9 @@ fn closed() -> Error {
     Error::Stopped("the group is closed".to_owned())
 }
 
-fn changed(error: RaftError<crate::types::Config, ClientWriteError<crate::types::Config>>) -> Error {
+fn changed(
+    error: RaftError<crate::types::Config, ClientWriteError<crate::types::Config>>,
+) -> Error {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
             Error::NotLeader { leader: forward.leader_node.map(|holder| holder.0) }

@@ -48,8 +48,7 @@ impl Groups {
         let store = EngineGroup::open(options.store.clone(), group)
             .map_err(|cause| Error::Stopped(cause.to_string()))?;
         let wal = options.wal.clone();
-        let opened =
-            Group::open(store, replica, wal, options.plane.clone(), options.group).await?;
+        let opened = Group::open(store, replica, wal, options.plane.clone(), options.group).await?;
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         open.insert(group, opened.clone());
         Ok(opened)

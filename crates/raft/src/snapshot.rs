@@ -62,7 +62,9 @@ impl RaftSnapshotBuilder<Config> for Builder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         if self.flush {
             let store = self.store.store().clone();
-            tokio::task::spawn_blocking(move || store.flush()).await.map_err(io::Error::other)??;
+            tokio::task::spawn_blocking(move || store.flush())
+                .await
+                .map_err(io::Error::other)??;
         }
         match current(&self.store)? {
             Some(snapshot) => Ok(snapshot),

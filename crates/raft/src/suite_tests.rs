@@ -30,11 +30,13 @@ fn open() -> std::io::Result<(TempDir, LogStore, Applier)> {
 
 impl StoreBuilder<Config, LogStore, Applier, TempDir> for Fresh {
     async fn build(&self) -> Result<(TempDir, LogStore, Applier), StorageError<Config>> {
-        open().map_err(|error| StorageError::from_io_error(
-            openraft::ErrorSubject::Store,
-            openraft::ErrorVerb::Read,
-            error,
-        ))
+        open().map_err(|error| {
+            StorageError::from_io_error(
+                openraft::ErrorSubject::Store,
+                openraft::ErrorVerb::Read,
+                error,
+            )
+        })
     }
 }
 

@@ -77,7 +77,8 @@ impl RaftTypeConfig for Config {
     type ErrorSource = BoxedErrorSource;
 }
 
-pub(crate) type CommittedLeader = <leader_id_std::LeaderId<u64, u64> as openraft::vote::RaftLeaderId>::Committed;
+pub(crate) type CommittedLeader =
+    <leader_id_std::LeaderId<u64, u64> as openraft::vote::RaftLeaderId>::Committed;
 pub(crate) type LogId = openraft::LogId<CommittedLeader>;
 pub(crate) type Vote = openraft::impls::Vote<leader_id_std::LeaderId<u64, u64>>;
 pub(crate) type Entry = <Config as RaftTypeConfig>::Entry;
@@ -85,7 +86,8 @@ pub(crate) type Payload = <Config as RaftTypeConfig>::Payload;
 pub(crate) type Membership = openraft::Membership<u64, Holder>;
 pub(crate) type StoredMembership = openraft::StoredMembership<CommittedLeader, u64, Holder>;
 pub(crate) type SnapshotMeta = openraft::SnapshotMeta<CommittedLeader, u64, Holder>;
-pub(crate) type Snapshot = openraft::type_config::alias::SnapshotOf<Config, crate::snapshot::SnapshotData>;
+pub(crate) type Snapshot =
+    openraft::type_config::alias::SnapshotOf<Config, crate::snapshot::SnapshotData>;
 pub(crate) type Raft = openraft::Raft<Config, crate::applier::Applier>;
 pub(crate) type WriteResult = ClientWriteResult<Config>;
 

@@ -140,11 +140,7 @@ fn default_project() -> Result<ProjectName, Error> {
 }
 
 /// With auth off everybody is root, in project `default` unless another is named.
-fn anybody(
-    state: &MetaState,
-    named: Option<&ProjectName>,
-    need: Need,
-) -> Result<Caller, Error> {
+fn anybody(state: &MetaState, named: Option<&ProjectName>, need: Need) -> Result<Caller, Error> {
     let project = match need {
         Need::Inspect | Need::Administer => None,
         Need::Read | Need::Write => {

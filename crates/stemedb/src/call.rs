@@ -47,7 +47,9 @@ impl Core {
         let shard = self.group_of(*project, &bucket)?;
         loop {
             let tried = match self.route(shard) {
-                Route::Here => self.try_here(&admission, bucket.clone(), op.clone(), deadline).await,
+                Route::Here => {
+                    self.try_here(&admission, bucket.clone(), op.clone(), deadline).await
+                }
                 Route::To(node) if door == Door::Own => {
                     return Err(Error::NotOwner { owner: self.http_address(node) });
                 }

@@ -19,9 +19,7 @@
 
 use stemedb_machine::meta::{Founding, MetaCommand, Node, NodeAddresses};
 use stemedb_placement::{Member, Request, plan};
-use stemedb_types::{
-    ClusterId, DecodeError, Decoder, Encoder, Layout, NodeId, Replica, ReplicaId,
-};
+use stemedb_types::{ClusterId, DecodeError, Decoder, Encoder, Layout, NodeId, Replica, ReplicaId};
 
 /// How a node describes itself to those who would found a cluster with it, or let it join.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +87,9 @@ pub(crate) fn step(
     blank.dedup();
     let (found, wanted) = (blank.len(), expect as usize);
     if found != wanted {
-        return Step::Wait(format!("for exactly {wanted} nodes to found a cluster, {found} are here"));
+        return Step::Wait(format!(
+            "for exactly {wanted} nodes to found a cluster, {found} are here"
+        ));
     }
     match blank.first() {
         Some(lowest) if *lowest == me => Step::Propose(blank),

@@ -105,10 +105,16 @@ impl IdentityFiles {
             }
             (Some(one), Some(two)) => newer(one, two),
             (Some(one), None) => {
-                return Err(mismatch(format!("the store's is blank, the log's is node {}", one.node)));
+                return Err(mismatch(format!(
+                    "the store's is blank, the log's is node {}",
+                    one.node
+                )));
             }
             (None, Some(two)) => {
-                return Err(mismatch(format!("the log's is blank, the store's is node {}", two.node)));
+                return Err(mismatch(format!(
+                    "the log's is blank, the store's is node {}",
+                    two.node
+                )));
             }
         };
         Ok(Self { dirs, identity })
@@ -145,8 +151,7 @@ impl IdentityFiles {
 /// A crash may come between the two files: the one that has gone further is right, for what it
 /// says more was decided before it was written anywhere.
 fn newer(one: Identity, two: Identity) -> Identity {
-    let progress =
-        |id: &Identity| (id.cluster.is_some(), id.proposal.is_some(), id.incarnation);
+    let progress = |id: &Identity| (id.cluster.is_some(), id.proposal.is_some(), id.incarnation);
     if progress(&two) > progress(&one) { two } else { one }
 }
 
@@ -163,9 +168,9 @@ fn replace(dir: &Path, bytes: &[u8]) -> io::Result<()> {
 fn read(dir: &Path) -> Result<Option<Identity>, IdentityError> {
     let path = dir.join(FILE);
     match fs::read(&path) {
-        Ok(bytes) => decode(&bytes)
-            .map(Some)
-            .map_err(|cause| IdentityError::Format { path, cause }),
+        Ok(bytes) => {
+            decode(&bytes).map(Some).map_err(|cause| IdentityError::Format { path, cause })
+        }
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(IdentityError::Io { path, cause }),
     }

@@ -25,9 +25,7 @@ use crate::core::{Core, Phase, locked, now_ms};
 use crate::founding::{Description, Heard, Proposal, Step, step};
 use crate::options::Auth;
 use crate::reconcile::{Action, reconcile};
-use crate::wire::{
-    DESCRIBE, FOUNDED, JOIN, PROPOSE, READ_INDEX, Welcome, decode_index_option,
-};
+use crate::wire::{DESCRIBE, FOUNDED, JOIN, PROPOSE, READ_INDEX, Welcome, decode_index_option};
 use crate::{Credential, Error};
 
 /// How long one question of founding or joining may take.
@@ -322,10 +320,7 @@ impl Core {
     }
 }
 
-fn know_addresses<'n>(
-    core: &Core,
-    nodes: impl Iterator<Item = &'n stemedb_machine::meta::Node>,
-) {
+fn know_addresses<'n>(core: &Core, nodes: impl Iterator<Item = &'n stemedb_machine::meta::Node>) {
     let Ok(plane) = core.plane() else { return };
     for node in nodes.filter(|node| node.id != core.node) {
         let heard = heard_at(core, node.id);
@@ -394,9 +389,8 @@ async fn lead_meta(core: &Arc<Core>, group: &Group, state: &MetaState) {
         return;
     }
     let (voters, learners) = group.members();
-    let missing = |replica: &&Replica| {
-        !voters.contains(&replica.id) && !learners.contains(&replica.id)
-    };
+    let missing =
+        |replica: &&Replica| !voters.contains(&replica.id) && !learners.contains(&replica.id);
     if let Some(replica) = state.layout.meta.iter().find(missing) {
         let added = group.add_learner(*replica).await;
         tracing::info!(node = %replica.node, ?added, "a new member listens to the meta group");

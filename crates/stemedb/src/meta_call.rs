@@ -83,9 +83,7 @@ impl Core {
             Err(_) => return Err(Error::OutcomeUnknown),
         };
         match outcome {
-            Outcome::Meta(answer) => {
-                Ok((answer, group.position().applied.unwrap_or(0)))
-            }
+            Outcome::Meta(answer) => Ok((answer, group.position().applied.unwrap_or(0))),
             _ => Err(Error::Internal("the meta group gave no meta answer".to_owned())),
         }
     }
@@ -115,8 +113,7 @@ impl Core {
         deadline: Instant,
     ) -> Result<Bytes, stemedb_rpc::Error> {
         let nobody = ReplicaId(0);
-        let message =
-            Envelope { group: GroupId::META, from: nobody, to: nobody, kind, payload };
+        let message = Envelope { group: GroupId::META, from: nobody, to: nobody, kind, payload };
         match self.plane() {
             Ok(plane) => plane.request(node, Lane::Normal, message, deadline).await,
             Err(_) => Err(stemedb_rpc::Error::NotSent(stemedb_rpc::NotSent::Deadline)),

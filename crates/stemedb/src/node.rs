@@ -11,12 +11,13 @@ use stemedb_engine::{RocksStore, Store};
 use stemedb_machine::meta::{ApiKey, IfExists, MetaAnswer, MetaCommand, NewKey, Project};
 use stemedb_membership::{self as membership, Membership, Secret, Timing};
 use stemedb_raft::Leadership;
+use stemedb_raft::wal::Wal;
 use stemedb_rpc::{Limits, Plane, PlaneOptions};
 use stemedb_types::{NodeId, ProjectName};
-use stemedb_raft::wal::Wal;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use crate::Error;
 use crate::auth::{hash_of, is_key, make_key, may_make};
 use crate::core::{Core, Parts, Phase, now_ms};
 use crate::founding::Description;
@@ -29,7 +30,6 @@ use crate::life::live;
 use crate::monitor::monitor;
 use crate::options::{NodeOptions, StartError};
 use crate::peers::Peers;
-use crate::Error;
 
 /// How long a command for the cluster may take.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,9 +73,7 @@ impl Node {
             None => TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
                 .map_err(|cause| StartError::Network(cause.to_string()))?,
         };
-        let grpc = listener
-            .local_addr()
-            .map_err(|cause| StartError::Network(cause.to_string()))?;
+        let grpc = listener.local_addr().map_err(|cause| StartError::Network(cause.to_string()))?;
         let mut joins_only = false;
         let gossip = match options.gossip {
             None => None,
@@ -170,6 +168,10 @@ impl Node {
         if let Ok(plane) = core.plane() {
             plane.shutdown().await;
         }
+        if let Some(gossip) = &core.gossip {
+            // Had it ended before, so much the better.
+            let _ = gossip.stop().await;
+        }
         core.tasks.close();
         core.tasks.wait().await;
         if let Err(error) = core.wal.close() {
@@ -188,9 +190,8 @@ impl Node {
             let (voters, _) = group.members();
             let state = core.meta.load_full();
             let replicas = state.layout.replicas(group.id()).unwrap_or_default();
-            let up = |node: NodeId| {
-                core.plane().is_ok_and(|plane| plane.link(node).borrow().is_up())
-            };
+            let up =
+                |node: NodeId| core.plane().is_ok_and(|plane| plane.link(node).borrow().is_up());
             let heir = replicas
                 .iter()
                 .find(|r| r.node != core.node && voters.contains(&r.id) && up(r.node));
@@ -207,7 +208,11 @@ impl Node {
         }
     }
 
-    async fn create_key(&self, admission: Admission, call: AdminCall) -> Result<AdminAnswer, Error> {
+    async fn create_key(
+        &self,
+        admission: Admission,
+        call: AdminCall,
+    ) -> Result<AdminAnswer, Error> {
         let AdminCall::CreateKey { label, role, project, key, return_existing } = call else {
             return Err(Error::Internal("not a key to make".to_owned()));
         };
@@ -371,9 +376,7 @@ fn open_store(options: &NodeOptions) -> Result<Arc<dyn Store>, StartError> {
     }
 }
 
-fn gossip_secrets(
-    secrets: &[zeroize::Zeroizing<Vec<u8>>],
-) -> Result<Vec<Secret>, StartError> {
+fn gossip_secrets(secrets: &[zeroize::Zeroizing<Vec<u8>>]) -> Result<Vec<Secret>, StartError> {
     secrets
         .iter()
         .map(|secret| Secret::new(secret.to_vec()))

@@ -16,17 +16,17 @@
 //! one, and everything that is not known to be so becomes "unknown".
 
 use bytes::Bytes;
+use std::time::Duration;
 use stemedb_machine::meta::{KeyHash, MetaAnswer, MetaCommand, NodeAddresses};
 use stemedb_machine::shard::{Answer, Read, ReadAnswer, Write};
 use stemedb_raft::Kind;
 use stemedb_types::{
     BucketName, ClusterId, DecodeError, Decoder, Encoder, NodeId, ProjectName, ReplicaId,
 };
-use std::time::Duration;
 
+use crate::Error;
 use crate::error::Unavailable;
 use crate::front::{Credential, Op, OpAnswer};
-use crate::Error;
 
 pub(crate) const CALL: Kind = 32;
 pub(crate) const META: Kind = 33;
@@ -87,9 +87,8 @@ impl WireCall {
         let mut from = Decoder::new(input);
         from.version("call", VERSION)?;
         let credential = take_credential(&mut from)?;
-        let project = from.option(|from| {
-            from.text("a project")?.parse().map_err(|_| bad("a project name"))
-        })?;
+        let project =
+            from.option(|from| from.text("a project")?.parse().map_err(|_| bad("a project name")))?;
         let deadline_ms = from.varint()?;
         let bucket = from.text("a bucket")?.parse().map_err(|_| bad("a bucket name"))?;
         let op = match from.u8()? {
@@ -239,8 +238,7 @@ impl Welcome {
         out.varint(self.members.len() as u64);
         for (node, addresses) in &self.members {
             out.u64(node.0);
-            for address in
-                [&addresses.http, &addresses.gateway, &addresses.grpc, &addresses.gossip]
+            for address in [&addresses.http, &addresses.gateway, &addresses.grpc, &addresses.gossip]
             {
                 out.text(address);
             }

@@ -43,7 +43,8 @@ async fn what_was_put_is_there_after_a_restart_and_revisions_go_on() {
     assert_eq!(node.id(), id);
     let bucket = node.bucket("demo", "b").await.unwrap();
     let rows = bucket.scan(b"").await.unwrap();
-    let rows: Vec<_> = rows.iter().map(|r| (text(r.key.as_bytes()), text(&r.version.value))).collect();
+    let rows: Vec<_> =
+        rows.iter().map(|r| (text(r.key.as_bytes()), text(&r.version.value))).collect();
     assert_eq!(rows, [("k".to_owned(), "two".to_owned())]);
     assert_eq!(bucket.put("k", "three").await.unwrap().0, 5);
     node.shutdown().await;

@@ -1,0 +1,363 @@
+//! Agents among themselves: a clock that jumps from event to event, a network that delivers
+//! after a millisecond or not at all, and every chance from a seed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rand::SeedableRng;
+use stemedb_types::NodeId;
+
+use super::*;
+use crate::seal::SEAL_BYTES;
+use crate::wire::DATAGRAM_BYTES_MAX;
+
+const LATENCY: Duration = Duration::from_millis(1);
+const A: Option<ClusterId> = Some(ClusterId(0xa));
+const B: Option<ClusterId> = Some(ClusterId(0xb));
+
+/// Processes by the port they listen on.
+struct World {
+    now: Instant,
+    agents: BTreeMap<u16, Agent>,
+    /// Alive, but no packet comes or goes.
+    cut_off: Vec<u16>,
+    /// By arrival, then by sending.
+    flying: BTreeMap<(Instant, u64), (u16, Outgoing)>,
+    sent: u64,
+    refusals: Vec<(u16, Refusal)>,
+}
+
+fn at(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn life(node: u64, incarnation: u64, cluster: Option<ClusterId>, port: u16) -> Identity {
+    Identity { node: NodeId(node), incarnation, cluster, gossip: at(port), grpc_port: 18182 }
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            now: Instant::now(),
+            agents: BTreeMap::new(),
+            cut_off: Vec::new(),
+            flying: BTreeMap::new(),
+            sent: 0,
+            refusals: Vec::new(),
+        }
+    }
+
+    /// Nodes 1 to `count` on ports of the same number, all knocking at node 1, until they agree.
+    fn joined(count: u16) -> Self {
+        let mut world = Self::new();
+        for port in 1..=count {
+            world.start(life(u64::from(port), 100, None, port));
+            world.knock(port, 1);
+        }
+        world.run_until("all have joined", 60, |world| {
+            (1..=count).all(|port| world.count(port, MemberState::Alive) == usize::from(count))
+        });
+        world
+    }
+
+    fn start(&mut self, identity: Identity) {
+        let port = identity.gossip.port();
+        let rng = StdRng::seed_from_u64(u64::from(port));
+        self.agents.insert(port, Agent::new(identity, Timing::default(), rng));
+    }
+
+    fn agent(&mut self, port: u16) -> &mut Agent {
+        self.agents.get_mut(&port).unwrap()
+    }
+
+    fn knock(&mut self, port: u16, target: u16) {
+        self.agent(port).knock(at(target));
+    }
+
+    fn list(&self, port: u16) -> Members {
+        self.agents[&port].members()
+    }
+
+    fn count(&self, port: u16, state: MemberState) -> usize {
+        self.list(port).count(state)
+    }
+
+    fn state(&self, port: u16, node: u64) -> Option<MemberState> {
+        self.list(port).get(NodeId(node)).map(|member| member.state)
+    }
+
+    /// Puts what the agents have said into the air.
+    fn collect(&mut self) {
+        for (&port, agent) in &mut self.agents {
+            for outgoing in agent.take_out() {
+                assert!(outgoing.frame.len() + SEAL_BYTES <= DATAGRAM_BYTES_MAX);
+                self.sent += 1;
+                if !self.cut_off.contains(&port) {
+                    self.flying.insert((self.now + LATENCY, self.sent), (port, outgoing));
+                }
+            }
+        }
+    }
+
+    /// Goes to the next event before `end` and does it.
+    fn step(&mut self, end: Instant) -> bool {
+        self.collect();
+        let arrival = self.flying.keys().next().map(|&(at, _)| at);
+        let due = self.agents.values().filter_map(Agent::next_at).min();
+        let Some(next) = arrival.into_iter().chain(due).min().filter(|&next| next <= end) else {
+            self.now = end;
+            return false;
+        };
+        self.now = self.now.max(next);
+        if arrival == Some(next) {
+            let (_, (source, outgoing)) = self.flying.pop_first().unwrap();
+            self.deliver(source, &outgoing);
+        } else {
+            self.agents.values_mut().for_each(|agent| agent.tick(next));
+        }
+        true
+    }
+
+    fn deliver(&mut self, source: u16, outgoing: &Outgoing) {
+        let port = outgoing.to.port();
+        if let Some(agent) = self.agents.get_mut(&port).filter(|_| !self.cut_off.contains(&port))
+            && let Err(refusal) = agent.receive(&outgoing.frame, at(source), self.now)
+        {
+            self.refusals.push((port, refusal));
+        }
+    }
+
+    fn run(&mut self, seconds: u64) {
+        let end = self.now + Duration::from_secs(seconds);
+        while self.step(end) {}
+    }
+
+    fn run_until(&mut self, what: &str, seconds: u64, done: impl Fn(&World) -> bool) {
+        let end = self.now + Duration::from_secs(seconds);
+        while !done(self) {
+            assert!(self.step(end), "{what}: not within {seconds} s");
+        }
+    }
+}
+
+#[test]
+fn three_nodes_find_each_other_through_one_of_them() {
+    let mut world = World::joined(3);
+    assert!(!world.agent(2).is_alone());
+    let seen: Vec<_> = world.list(3).list.iter().map(|m| (m.node.0, m.gossip.port())).collect();
+    assert_eq!(seen, [(1, 1), (2, 2), (3, 3)]);
+
+    // A quiet minute later nothing has changed and nobody has been suspected into a new life.
+    let before = world.list(1);
+    world.run(60);
+    assert_eq!(world.list(1), before);
+    assert_eq!(world.refusals, []);
+}
+
+#[test]
+fn a_silent_node_is_suspected_then_down_and_returns_under_another_address() {
+    let mut world = World::joined(3);
+    world.agents.remove(&3);
+    world.run_until("suspected", 30, |world| world.state(1, 3) == Some(MemberState::Suspect));
+    assert!(world.list(1).get(NodeId(3)).unwrap().is_active());
+    world.run_until("down", 30, |world| {
+        [1, 2].iter().all(|&port| world.state(port, 3) == Some(MemberState::Down))
+    });
+
+    world.start(life(3, 101, None, 33));
+    world.knock(33, 1);
+    world.run_until("back", 10, |world| {
+        [1, 2, 33].iter().all(|&port| world.state(port, 3) == Some(MemberState::Alive))
+    });
+    assert_eq!(world.list(2).get(NodeId(3)).unwrap().gossip, at(33));
+    assert_eq!(world.list(2).list.len(), 3);
+    assert_eq!(world.refusals, []);
+}
+
+#[test]
+fn a_node_taken_for_dead_takes_a_higher_incarnation_and_is_back_by_itself() {
+    let mut world = World::joined(3);
+    world.cut_off = vec![3];
+    world.run_until("down", 60, |world| {
+        [1, 2].iter().all(|&port| world.state(port, 3) == Some(MemberState::Down))
+            && world.agents[&3].is_alone()
+    });
+    world.cut_off.clear();
+    // Nobody knocks: the others announce themselves to members that went down.
+    world.run_until("back", 200, |world| {
+        [1, 2, 3].iter().all(|&port| world.count(port, MemberState::Alive) == 3)
+    });
+    assert!(world.agents[&3].identity().incarnation > 100);
+    assert_eq!(world.agents[&3].identity().gossip, at(3));
+}
+
+#[test]
+fn a_node_that_lost_its_saved_incarnation_passes_its_ghost_in_one_step() {
+    // The clock went back: the new life starts 99 below the ghost that the others still see.
+    let mut world = World::joined(3);
+    world.agents.remove(&3);
+    world.start(life(3, 1, None, 33));
+    world.knock(33, 1);
+    world.run_until("back", 10, |world| {
+        [1, 2].iter().all(|&port| {
+            world.list(port).get(NodeId(3)).is_some_and(|m| m.gossip == at(33) && m.is_active())
+        })
+    });
+    assert_eq!(world.agents[&33].identity().incarnation, 101);
+    assert_eq!(world.list(33).double, None, "a ghost is no double");
+}
+
+#[test]
+fn two_halves_that_never_met_are_one_cluster_after_one_knock() {
+    let mut world = World::new();
+    for (port, seed) in [(1, 2), (2, 1), (3, 4), (4, 3)] {
+        world.start(life(u64::from(port), 1, None, port));
+        world.knock(port, seed);
+    }
+    world.run_until("two pairs", 10, |world| {
+        (1..=4).all(|port| world.count(port, MemberState::Alive) == 2)
+    });
+    world.knock(1, 3);
+    world.run_until("one cluster", 120, |world| {
+        (1..=4).all(|port| world.count(port, MemberState::Alive) == 4)
+    });
+}
+
+#[test]
+fn news_of_our_own_id_in_a_newer_life_is_noted_and_not_fought() {
+    let (own, peer, newer) = (life(1, 5, A, 1), life(2, 1, A, 2), life(1, 9, A, 11));
+    let mut agent = Agent::new(own, Timing::default(), StdRng::seed_from_u64(1));
+    let members = vec![foca::Member::alive(newer)];
+    let header =
+        foca::Header { src: peer, src_incarnation: 0, dst: own, message: foca::Message::Gossip };
+    let packet = Packet { header, members }.encode();
+    let taken = agent.receive(&Frame::Swim(&packet).encode(), at(2), Instant::now());
+
+    assert_eq!(taken, Ok(()));
+    assert_eq!(agent.members().double, Some(Member::new(&newer, MemberState::Alive)));
+    assert_eq!(agent.floor, 9);
+    let known: Vec<_> = agent.foca.iter_membership_state().map(|member| *member.id()).collect();
+    assert_eq!(known, [peer], "foca would have declared the newer life down");
+}
+
+#[test]
+fn two_processes_under_one_id_notice_it_and_do_not_fight_at_the_speed_of_the_network() {
+    let mut world = World::joined(3);
+    world.start(life(3, 200, None, 33));
+    world.knock(33, 1);
+    world.run_until("the newer is seen", 10, |world| {
+        world.list(1).get(NodeId(3)).is_some_and(|member| member.gossip == at(33))
+    });
+    world.knock(33, 3);
+    world.run(1);
+    for (port, other) in [(3, 33), (33, 3)] {
+        let double = world.list(port).double.unwrap();
+        assert_eq!((double.node, double.gossip), (NodeId(3), at(other)));
+    }
+    assert!(world.refusals.contains(&(3, Refusal::Double)));
+
+    let lives = |world: &World| [3, 33].map(|port: u16| world.agents[&port].identity().incarnation);
+    let before = lives(&world);
+    world.run(300);
+    let [older, newer] = lives(&world);
+    let renewals_max = 2 * 300 / Timing::default().join_joined.as_secs() + 2;
+    let highest = before.into_iter().max().unwrap();
+    assert!(older.max(newer) <= highest + renewals_max, "{before:?} to {older} and {newer}");
+
+    // One of the two is stopped; the other is a quiet member again, whichever it is.
+    world.agents.remove(&33);
+    world.run_until("one remains", 120, |world| {
+        world.list(1).get(NodeId(3)).is_some_and(|m| m.gossip == at(3) && m.is_active())
+    });
+}
+
+#[test]
+fn clusters_do_not_mix_not_even_through_a_blank_node_that_knows_both() {
+    let mut world = World::new();
+    world.start(life(1, 1, A, 1));
+    world.start(life(2, 1, B, 2));
+    world.start(life(3, 1, None, 3));
+    world.knock(3, 1);
+    world.knock(3, 2);
+    world.run_until("the blank one sees both", 10, |world| world.count(3, MemberState::Alive) == 3);
+    world.knock(1, 2);
+    world.run(120);
+    assert_eq!(world.state(1, 3), Some(MemberState::Alive));
+    assert_eq!(world.state(1, 2), None);
+    assert_eq!(world.state(2, 1), None);
+    // The one knock was refused, and nothing followed it: 1 never learnt enough to probe 2.
+    assert_eq!(world.refusals, [(2, Refusal::Foreign)]);
+
+    // It enters A: B's node vanishes from its picture at once, and it from B's in time.
+    let now = world.now;
+    world.agent(3).set_cluster(ClusterId(0xa), now).unwrap();
+    assert_eq!(world.state(3, 2), None);
+    assert!(world.agents[&3].foca.iter_members().all(|member| member.id().cluster == A));
+    world.run_until("A sees the new member", 10, |world| {
+        world.list(1).get(NodeId(3)).is_some_and(|m| m.cluster == A && m.incarnation == 2)
+    });
+    world.run_until("B has lost it", 60, |world| world.count(2, MemberState::Alive) == 1);
+}
+
+#[test]
+fn a_node_enters_one_cluster_and_only_one() {
+    let mut world = World::joined(2);
+    let now = world.now;
+    world.agent(1).set_cluster(ClusterId(7), now).unwrap();
+    assert_eq!(world.agents[&1].identity().incarnation, 101);
+    world.agent(1).set_cluster(ClusterId(7), now).unwrap();
+    assert_eq!(world.agents[&1].identity().incarnation, 101, "again is nothing");
+    let refused = world.agent(1).set_cluster(ClusterId(8), now);
+    assert!(matches!(refused, Err(Error::OtherCluster { ours: ClusterId(7) })));
+    world.run_until("told to the blank one, and never taken for down", 10, |world| {
+        assert_eq!(world.state(2, 1), Some(MemberState::Alive));
+        world.list(2).get(NodeId(1)).is_some_and(|m| m.cluster == Some(ClusterId(7)))
+    });
+}
+
+#[test]
+fn a_farewell_takes_a_node_down_without_a_suspicion() {
+    let mut world = World::joined(3);
+    let now = world.now;
+    world.agent(3).leave(now);
+    world.collect();
+    world.agents.remove(&3);
+    world.run_until("gone", 2, |world| {
+        assert_eq!(world.count(1, MemberState::Suspect), 0);
+        [1, 2].iter().all(|&port| world.state(port, 3) == Some(MemberState::Down))
+    });
+}
+
+#[test]
+fn a_node_that_knocks_at_itself_takes_no_notice() {
+    let mut world = World::new();
+    world.start(life(1, 5, A, 1));
+    world.knock(1, 1);
+    world.run(5);
+    assert!(world.agent(1).is_alone());
+    assert_eq!(world.list(1).list.len(), 1);
+    assert_eq!(world.list(1).double, None);
+    assert_eq!((world.sent, world.refusals.len()), (1, 0));
+}
+
+#[test]
+fn fifty_nodes_find_each_other_in_packets_that_stay_small() {
+    // `collect` checks the size of each packet.
+    let mut world = World::joined(50);
+    assert_eq!(world.agent(50).sized_for.get(), 64);
+    assert_eq!(world.refusals, []);
+}
+
+proptest! {
+    #[test]
+    fn no_opened_bytes_make_an_agent_panic_or_know_anybody(
+        kind in 0..5u8, junk in prop::collection::vec(any::<u8>(), 0..120),
+    ) {
+        let mut agent = Agent::new(life(1, 5, A, 1), Timing::default(), StdRng::seed_from_u64(1));
+        let bytes = [vec![1, kind], junk].concat();
+        let refused = agent.receive(&bytes, at(9), Instant::now());
+        prop_assert_eq!(refused, Err(Refusal::Malformed));
+        prop_assert!(agent.is_alone());
+    }
+}
