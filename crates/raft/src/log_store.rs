@@ -13,13 +13,15 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, RaftLogReader};
 use stemedb_types::{DecodeError, ReplicaId};
-use stemedb_wal::{StreamId, Wal};
+use stemedb_wal::{Completion, StreamId, Wal};
 use tokio::sync::oneshot;
 
 use crate::codec::{
@@ -69,18 +71,54 @@ fn corrupt(cause: DecodeError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, cause)
 }
 
-/// Waits until the WAL says that an operation is durable.
-async fn durable(
-    queue: impl FnOnce(stemedb_wal::Completion) -> Result<(), stemedb_wal::Error>,
-) -> io::Result<()> {
-    let (done, wait) = oneshot::channel();
-    let completion = Box::new(move |result: Result<(), stemedb_wal::Error>| {
-        let _ = done.send(result);
-    });
-    queue(completion).map_err(io::Error::other)?;
-    match wait.await {
-        Ok(result) => result.map_err(io::Error::other),
-        Err(_) => Err(io::Error::other("the log's writer is gone")),
+/// Between two tries on a full disk: nothing tells when there is space again.
+const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+type Finished = Result<(), stemedb_wal::Error>;
+
+impl LogStore {
+    /// Queues an operation, waiting for room if the WAL has none: an error would end the group,
+    /// and a full queue or disk is no reason for that. `then` is told when it is durable.
+    async fn queue(
+        &self,
+        then: impl FnOnce(Finished) + Send + 'static,
+        operation: impl Fn(&Wal, Completion) -> Finished + Sync,
+    ) -> io::Result<()> {
+        // A refused operation drops its completion uncalled, so what it would call is kept here.
+        let then = Arc::new(Mutex::new(Some(then)));
+        loop {
+            let once = then.clone();
+            let completion = Box::new(move |finished: Finished| {
+                let then = once.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(then) = then {
+                    then(finished);
+                }
+            });
+            match operation(&self.wal, completion) {
+                Err(stemedb_wal::Error::Busy) => {
+                    let (call, room) = oneshot::channel();
+                    self.wal.when_room(Box::new(move || {
+                        let _ = call.send(());
+                    }));
+                    let _ = room.await;
+                }
+                Err(stemedb_wal::Error::Full) => tokio::time::sleep(FULL_RETRY_INTERVAL).await,
+                result => return result.map_err(io::Error::other),
+            }
+        }
+    }
+
+    /// Queues an operation and waits until it is durable.
+    async fn durably(
+        &self,
+        operation: impl Fn(&Wal, Completion) -> Finished + Sync,
+    ) -> io::Result<()> {
+        let (done, wait) = oneshot::channel();
+        self.queue(move |finished| drop(done.send(finished)), operation).await?;
+        match wait.await {
+            Ok(finished) => finished.map_err(io::Error::other),
+            Err(_) => Err(io::Error::other("the log's writer is gone")),
+        }
     }
 }
 
@@ -152,16 +190,18 @@ impl RaftLogStorage<Config> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        let vote = encode_vote(vote);
-        durable(|done| self.wal.mark(self.stream, MARK_VOTE, vote, Some(done))).await
+        let (stream, vote) = (self.stream, encode_vote(vote));
+        self.durably(|wal, done| wal.mark(stream, MARK_VOTE, vote.clone(), Some(done))).await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         // Not worth a sync of its own: it travels with the next one.
         let Some(committed) = committed else { return Ok(()) };
-        self.wal
-            .mark(self.stream, MARK_COMMITTED, encode_log_id(&committed), None)
-            .map_err(io::Error::other)
+        match self.wal.mark(self.stream, MARK_COMMITTED, encode_log_id(&committed), None) {
+            // Losing one costs a restart a little replay that waits for the leader.
+            Ok(()) | Err(stemedb_wal::Error::Busy) => Ok(()),
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
@@ -183,21 +223,23 @@ impl RaftLogStorage<Config> for LogStore {
             callback.io_completed(Ok(()));
             return Ok(());
         };
-        let done = Box::new(move |result: Result<(), stemedb_wal::Error>| {
-            callback.io_completed(result.map_err(io::Error::other));
-        });
-        self.wal.append(self.stream, first, records, done).map_err(io::Error::other)
+        let stream = self.stream;
+        let then =
+            move |finished: Finished| callback.io_completed(finished.map_err(io::Error::other));
+        self.queue(then, |wal, done| wal.append(stream, first, records.clone(), done)).await
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let from = last.map_or(0, |last| last.index() + 1);
-        durable(|done| self.wal.truncate_from(self.stream, from, done)).await
+        let stream = self.stream;
+        self.durably(|wal, done| wal.truncate_from(stream, from, done)).await
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         // Losing it in a crash only means purging again.
-        self.wal
-            .purge_to(self.stream, upto.index(), encode_log_id(&upto), None)
-            .map_err(io::Error::other)
+        match self.wal.purge_to(self.stream, upto.index(), encode_log_id(&upto), None) {
+            Ok(()) | Err(stemedb_wal::Error::Busy) => Ok(()),
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 }

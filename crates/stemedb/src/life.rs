@@ -259,7 +259,7 @@ async fn open_meta(core: &Arc<Core>) -> Result<(), String> {
     if let Some(proposal) = &proposal {
         group.found(&proposal.layout.meta).await.map_err(|cause| cause.to_string())?;
     }
-    core.adopt(group.applied().meta().borrow().clone());
+    core.adopt(&group);
     Ok(())
 }
 
@@ -312,11 +312,19 @@ impl Core {
         decode_index_option(&answer).ok().flatten()
     }
 
-    /// Takes a meta state on, unless a newer one is known already.
-    pub(crate) fn adopt(&self, state: Arc<MetaState>) {
+    /// Takes the newest meta state on that is applied here, and returns it.
+    pub(crate) fn adopt(&self, group: &Group) -> Arc<MetaState> {
+        let mut newest = None;
+        // Under the watch's own lock, so that an older state never replaces a newer one.
+        self.meta_changed.send_modify(|version| {
+            let state = group.applied().meta().borrow().clone();
+            self.meta.store(state.clone());
+            newest = Some(state);
+            *version += 1;
+        });
+        let state = newest.unwrap_or_default();
         know_addresses(self, state.nodes.values());
-        self.meta.store(state);
-        self.meta_changed.send_modify(|version| *version += 1);
+        state
     }
 }
 
@@ -343,9 +351,9 @@ async fn follow_meta(core: &Arc<Core>) -> Result<(), String> {
     let mut leadership = group.leadership();
     let mut members = core.gossip.as_ref().map(|gossip| gossip.members());
     loop {
-        let state = states.borrow_and_update().clone();
+        states.borrow_and_update();
         let leads = *leadership.borrow_and_update() == Leadership::Here;
-        core.adopt(state.clone());
+        let state = core.adopt(&group);
         open_missing(core, &state).await?;
         if leads {
             lead_meta(core, &group, &state).await;

@@ -162,7 +162,7 @@ impl Core {
         let group = self.meta_group()?;
         let left = deadline.saturating_duration_since(Instant::now());
         group.wait_applied(index, left).await.map_err(|error| failed(error, &self.meta.load()))?;
-        self.adopt(group.applied().meta().borrow().clone());
+        self.adopt(&group);
         Ok(())
     }
 

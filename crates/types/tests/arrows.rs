@@ -1,0 +1,82 @@
+//! The house's plan as a test: which room may know which.
+//!
+//! A new arrow is a decision: write an ADR, then add it here. Only
+//! `[dependencies]` count: tests may look anywhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// Every room and the rooms it may depend on, `types` apart, which all but `wal` may.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("types", &[]),
+    ("claims", &[]),
+    ("placement", &[]),
+    ("membership", &[]),
+    ("rpc", &[]),
+    ("wal", &[]),
+    ("machine", &["claims"]),
+    ("engine", &["machine"]),
+    ("raft", &["machine", "engine", "wal", "rpc"]),
+    ("stemedb", &["claims", "machine", "engine", "raft", "rpc", "membership", "placement"]),
+    ("api", &["claims"]),
+    ("gateway", &["stemedb", "api", "claims"]),
+    ("client", &["api", "claims"]),
+    ("server", &["gateway", "stemedb", "client", "api", "claims"]),
+];
+
+fn crates() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The rooms a manifest names under `[dependencies]`, and whatever it takes by path instead.
+fn arrows_of(manifest: &str) -> BTreeSet<String> {
+    let mut section = "";
+    let mut arrows = BTreeSet::new();
+    for line in manifest.lines().map(str::trim) {
+        if line.starts_with('[') {
+            section = line;
+        } else if section == "[dependencies]" {
+            assert!(
+                !line.contains("path"),
+                "a path dependency outside the workspace's list: {line}"
+            );
+            let name = line.split(['.', '=', ' ']).next().unwrap_or_default();
+            if name == "stemedb" {
+                arrows.insert("stemedb".to_owned());
+            } else if let Some(room) = name.strip_prefix("stemedb-") {
+                arrows.insert(room.to_owned());
+            }
+        }
+    }
+    arrows
+}
+
+#[test]
+fn no_room_knows_a_room_it_should_not() {
+    let allowed: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();
+    let mut seen = BTreeSet::new();
+    for entry in fs::read_dir(crates()).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(manifest) = fs::read_to_string(path.join("Cargo.toml")) else { continue };
+        let room = path.file_name().unwrap().to_string_lossy().into_owned();
+        let may = allowed.get(room.as_str());
+        let may = may.unwrap_or_else(|| panic!("{room} is a new room: name its arrows here"));
+        let types = if room == "wal" || room == "types" { &[][..] } else { &["types"][..] };
+        for arrow in arrows_of(&manifest) {
+            let known = may.contains(&arrow.as_str()) || types.contains(&arrow.as_str());
+            assert!(known, "{room} → {arrow} is a new arrow: it needs an ADR, then a line here");
+        }
+        seen.insert(room);
+    }
+    let rooms: BTreeSet<String> = ARROWS.iter().map(|(room, _)| (*room).to_owned()).collect();
+    assert_eq!(seen, rooms);
+}
+
+#[test]
+fn a_new_arrow_would_be_seen() {
+    let manifest = "[package]\nname = \"x\"\n[dependencies]\nstemedb-wal.workspace = true\n\
+                    stemedb = { workspace = true }\n[dev-dependencies]\nstemedb-raft.workspace = true\n";
+    let arrows: Vec<String> = arrows_of(manifest).into_iter().collect();
+    assert_eq!(arrows, ["stemedb", "wal"]);
+}

@@ -1,0 +1,312 @@
+//! The ledger: what the records written so far add up to. Pure.
+//!
+//! The writer folds each record in as it puts it into a batch; recovery folds the same records
+//! in as it reads them back. So a checkpoint can be compared with what the segments before it
+//! add up to, and the two must agree to the byte.
+//!
+//! Invariants: a stream's entries are the contiguous run `first .. first + entries.len()`, all
+//! above its purged index; a segment's `live` is exactly the entries that have their location
+//! in it. Only recovery knows entries without a location: those a first checkpoint lists, until
+//! the segment with their newest copy is read.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::StreamId;
+use crate::record::{Record, StreamState};
+use crate::segment::Frame;
+
+/// Where the frame of an entry stands. Segment 0 is none: the place is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Location {
+    pub(crate) segment: u64,
+    pub(crate) offset: u32,
+    pub(crate) frame_bytes: u32,
+}
+
+impl Location {
+    pub(crate) fn of(segment: u64, frame: Frame) -> Self {
+        Self { segment, offset: frame.offset as u32, frame_bytes: frame.bytes as u32 }
+    }
+
+    fn known(self) -> bool {
+        self.segment != 0
+    }
+}
+
+/// A record that can't follow those before it: a log of ours never holds one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Broken(pub(crate) &'static str);
+
+/// One stream, as written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stream {
+    pub(crate) purged: Option<(u64, Bytes)>,
+    pub(crate) first: u64,
+    pub(crate) entries: VecDeque<Location>,
+    pub(crate) marks: BTreeMap<u8, Bytes>,
+}
+
+/// What of a segment is still needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Live {
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
+}
+
+/// All streams, as written.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    pub(crate) streams: BTreeMap<StreamId, Stream>,
+    live: BTreeMap<u64, Live>,
+}
+
+impl Ledger {
+    /// Folds in one record that stands at `at`. On an error nothing has changed.
+    pub(crate) fn apply(&mut self, record: &Record<'_>, at: Location) -> Result<(), Broken> {
+        match record {
+            Record::Entry { stream, index, .. } => self.entry(*stream, *index, at)?,
+            Record::Moved { stream, index, .. } => self.moved(*stream, *index, at),
+            Record::Mark { stream, tag, value } => {
+                let value = Bytes::copy_from_slice(value);
+                self.streams.entry(*stream).or_default().marks.insert(*tag, value);
+            }
+            Record::Truncate { stream, from } => self.truncate(*stream, *from),
+            Record::Purge { stream, to, note } => self.purge(*stream, *to, note),
+            Record::Forget { stream } => {
+                let gone = self.streams.remove(stream).unwrap_or_default();
+                gone.entries.into_iter().for_each(|location| release(&mut self.live, location));
+            }
+            Record::Checkpoint { .. } | Record::State(_) => {
+                return Err(Broken("a checkpoint in the middle of a segment"));
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, stream: StreamId, index: u64, at: Location) -> Result<(), Broken> {
+        let known = self.streams.entry(stream).or_default();
+        if known.entries.is_empty() {
+            if known.purged.as_ref().is_some_and(|(to, _)| index <= *to) {
+                return Err(Broken("an entry at a purged index"));
+            }
+            known.first = index;
+        } else if known.first + known.entries.len() as u64 != index {
+            return Err(Broken("an entry that does not follow its stream's last"));
+        }
+        known.entries.push_back(at);
+        claim(&mut self.live, at);
+        Ok(())
+    }
+
+    fn moved(&mut self, stream: StreamId, index: u64, at: Location) {
+        let Some(slot) = self.streams.get_mut(&stream).and_then(|known| known.slot_mut(index))
+        else {
+            return;
+        };
+        release(&mut self.live, std::mem::replace(slot, at));
+        claim(&mut self.live, at);
+    }
+
+    fn truncate(&mut self, stream: StreamId, from: u64) {
+        let Some(known) = self.streams.get_mut(&stream) else { return };
+        let kept = usize::try_from(from.saturating_sub(known.first)).unwrap_or(usize::MAX);
+        let kept = kept.min(known.entries.len());
+        known.entries.drain(kept..).for_each(|location| release(&mut self.live, location));
+    }
+
+    fn purge(&mut self, stream: StreamId, to: u64, note: &[u8]) {
+        let known = self.streams.entry(stream).or_default();
+        if known.purged.as_ref().is_some_and(|(purged, _)| to <= *purged) {
+            return;
+        }
+        known.purged = Some((to, Bytes::copy_from_slice(note)));
+        let gone = to.saturating_add(1).saturating_sub(known.first).min(known.entries.len() as u64);
+        known.entries.drain(..gone as usize).for_each(|at| release(&mut self.live, at));
+        known.first += gone;
+    }
+
+    /// What of `segment` is still needed.
+    pub(crate) fn live(&self, segment: u64) -> Live {
+        self.live.get(&segment).copied().unwrap_or_default()
+    }
+
+    /// Bytes of frames of all live entries.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.live.values().map(|live| live.bytes).sum()
+    }
+
+    /// The live entries that stand in `segment`, by stream and index.
+    pub(crate) fn entries_in(&self, segment: u64) -> VecDeque<(StreamId, u64)> {
+        let here = |(&id, stream): (&StreamId, &Stream)| {
+            let numbered = (stream.first..).zip(stream.entries.clone());
+            let here = numbered.filter(move |(_, at)| at.segment == segment);
+            here.map(move |(index, _)| (id, index)).collect::<Vec<_>>()
+        };
+        self.streams.iter().flat_map(here).collect()
+    }
+
+    /// Where an entry stands, if it is live.
+    pub(crate) fn location(&self, stream: StreamId, index: u64) -> Option<Location> {
+        self.streams.get(&stream)?.slot(index)
+    }
+
+    /// The records a segment that begins now begins with.
+    pub(crate) fn checkpoint(&self) -> Vec<Record<'_>> {
+        let states = self.streams.iter().map(|(id, stream)| Record::State(stream.state(*id)));
+        let count = Record::Checkpoint { streams: self.streams.len() as u64 };
+        std::iter::once(count).chain(states).collect()
+    }
+
+    /// Takes over the checkpoint of the oldest segment there is. The ledger must be empty.
+    pub(crate) fn restore(&mut self, checkpoint: &[Record<'_>]) -> Result<(), Broken> {
+        for state in checkpoint_states(checkpoint)? {
+            let mut entries = VecDeque::new();
+            let count = usize::try_from(state.count).unwrap_or(usize::MAX);
+            entries.try_reserve(count).map_err(|_| Broken("a checkpoint beyond all memory"))?;
+            entries.resize(count, Location::default());
+            let purged = state.purged.map(|(to, note)| (to, Bytes::copy_from_slice(note)));
+            let own = |&(tag, value): &(u8, &[u8])| (tag, Bytes::copy_from_slice(value));
+            let marks = state.marks.iter().map(own).collect();
+            self.streams
+                .insert(state.stream, Stream { purged, first: state.first, entries, marks });
+        }
+        Ok(())
+    }
+
+    /// Compares the checkpoint of a later segment with what its predecessors add up to.
+    pub(crate) fn compare(&self, checkpoint: &[Record<'_>]) -> Result<(), Broken> {
+        if checkpoint == self.checkpoint() {
+            Ok(())
+        } else {
+            Err(Broken("the checkpoint disagrees with the segments before it"))
+        }
+    }
+
+    /// The lowest entry, of the lowest stream, that no segment holds.
+    pub(crate) fn hole(&self) -> Option<(StreamId, u64)> {
+        self.streams.iter().find_map(|(&id, stream)| {
+            let hole = stream.entries.iter().position(|at| !at.known())?;
+            Some((id, stream.first + hole as u64))
+        })
+    }
+}
+
+fn checkpoint_states<'r, 'a>(
+    records: &'r [Record<'a>],
+) -> Result<impl Iterator<Item = &'r StreamState<'a>>, Broken> {
+    let counted = match records.first() {
+        Some(Record::Checkpoint { streams }) => *streams == records.len() as u64 - 1,
+        _ => false,
+    };
+    let states = records.get(1..).unwrap_or_default();
+    if !counted || !states.iter().all(|record| matches!(record, Record::State(_))) {
+        return Err(Broken("a segment that does not begin with a whole checkpoint"));
+    }
+    Ok(states.iter().filter_map(|record| match record {
+        Record::State(state) => Some(state),
+        _ => None,
+    }))
+}
+
+impl Stream {
+    fn slot(&self, index: u64) -> Option<Location> {
+        let position = usize::try_from(index.checked_sub(self.first)?).ok()?;
+        self.entries.get(position).copied()
+    }
+
+    fn slot_mut(&mut self, index: u64) -> Option<&mut Location> {
+        let position = usize::try_from(index.checked_sub(self.first)?).ok()?;
+        self.entries.get_mut(position)
+    }
+
+    fn state(&self, stream: StreamId) -> StreamState<'_> {
+        let count = self.entries.len() as u64;
+        StreamState {
+            stream,
+            purged: self.purged.as_ref().map(|(to, note)| (*to, note.as_ref())),
+            first: if count == 0 { 0 } else { self.first },
+            count,
+            marks: self.marks.iter().map(|(tag, value)| (*tag, value.as_ref())).collect(),
+        }
+    }
+}
+
+fn claim(live: &mut BTreeMap<u64, Live>, at: Location) {
+    let live = live.entry(at.segment).or_default();
+    live.entries += 1;
+    live.bytes += u64::from(at.frame_bytes);
+}
+
+fn release(live: &mut BTreeMap<u64, Live>, at: Location) {
+    if let Some(left) = live.get_mut(&at.segment) {
+        left.entries -= 1;
+        left.bytes -= u64::from(at.frame_bytes);
+        if left.entries == 0 {
+            live.remove(&at.segment);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: StreamId = StreamId(1);
+
+    fn at(segment: u64, offset: u32) -> Location {
+        Location { segment, offset, frame_bytes: 10 }
+    }
+
+    fn entry(index: u64) -> Record<'static> {
+        Record::Entry { stream: A, index, payload: b"" }
+    }
+
+    fn with_entries(indexes: std::ops::Range<u64>) -> Ledger {
+        let mut ledger = Ledger::default();
+        for index in indexes {
+            ledger.apply(&entry(index), at(1, index as u32)).unwrap();
+        }
+        ledger
+    }
+
+    #[test]
+    fn what_is_live_is_what_is_neither_truncated_nor_purged_nor_moved_away() {
+        let mut ledger = with_entries(1..9);
+        ledger.apply(&Record::Truncate { stream: A, from: 7 }, at(2, 0)).unwrap();
+        ledger.apply(&Record::Purge { stream: A, to: 2, note: b"n" }, at(2, 1)).unwrap();
+        let moved = Record::Moved { stream: A, index: 3, payload: b"" };
+        ledger.apply(&moved, at(2, 2)).unwrap();
+        assert_eq!(ledger.live(1), Live { entries: 3, bytes: 30 });
+        assert_eq!(ledger.live(2), Live { entries: 1, bytes: 10 });
+        assert_eq!(ledger.entries_in(1), [(A, 4), (A, 5), (A, 6)]);
+        ledger.apply(&Record::Forget { stream: A }, at(2, 3)).unwrap();
+        assert_eq!((ledger.live(1), ledger.live(2)), (Live::default(), Live::default()));
+    }
+
+    #[test]
+    fn an_entry_out_of_order_or_at_a_purged_index_is_refused() {
+        let mut ledger = with_entries(1..4);
+        assert!(ledger.apply(&entry(3), at(1, 9)).is_err());
+        assert!(ledger.apply(&entry(5), at(1, 9)).is_err());
+        ledger.apply(&Record::Purge { stream: A, to: 10, note: b"" }, at(1, 9)).unwrap();
+        assert!(ledger.apply(&entry(10), at(1, 9)).is_err());
+        assert!(ledger.apply(&entry(12), at(1, 9)).is_ok());
+    }
+
+    #[test]
+    fn a_restored_checkpoint_knows_what_it_lacks_until_it_is_moved_or_purged() {
+        let ledger = with_entries(5..8);
+        let mut restored = Ledger::default();
+        restored.restore(&ledger.checkpoint()).unwrap();
+        assert_eq!(restored.compare(&ledger.checkpoint()), Ok(()));
+        assert_eq!(restored.hole(), Some((A, 5)));
+        let moved = Record::Moved { stream: A, index: 5, payload: b"" };
+        restored.apply(&moved, at(3, 0)).unwrap();
+        assert_eq!(restored.hole(), Some((A, 6)));
+        restored.apply(&Record::Purge { stream: A, to: 7, note: b"" }, at(3, 1)).unwrap();
+        assert_eq!(restored.hole(), None);
+        assert!(restored.compare(&ledger.checkpoint()).is_err(), "it has gone on since");
+    }
+}

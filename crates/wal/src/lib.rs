@@ -1,0 +1,96 @@
+//! A segmented, checksummed, group-committed log of records in numbered streams.
+//!
+//! # What it is for
+//!
+//! One log serves many streams (the Raft groups of a node, say; the log itself knows nothing of
+//! them), so that all of them share one `fdatasync`. A stream is a contiguous run of entries,
+//! numbered by its owner, cut at the end by [`Wal::truncate_from`] and at the front by
+//! [`Wal::purge_to`], and a few small *marks*, of which only the newest value counts.
+//!
+//! Every change is visible to readers when its call returns and durable when its completion is
+//! called. Completions come strictly in the order of the calls, over all streams, each after
+//! the sync of everything before it. After a crash the log holds a prefix of the changes that
+//! were made, and at least those that were completed. Only an append of several entries is not
+//! one change but as many; the others are whole or not there.
+//!
+//! # The rooms
+//!
+//! `view` is a stream as its callers see it, `shared` the queue, `writer` the one thread that
+//! writes, `supply` the helper that prepares segments, `recover` the way back from disk. The
+//! bytes are in `record` and `segment`, and what they add up to in `ledger`: these three and
+//! `view` are pure. [`disk`] is the seam to the file system.
+//!
+//! # The format, version 1
+//!
+//! The directory holds `lock`, `identity`, segments named by their number in 16 hex digits
+//! (`0000000000000001.wal`, …), and spares (`….spare`) whose content means nothing. Numbers rise
+//! by one, are never used twice, and the lowest go first, so a gap is damage. Words are
+//! little-endian, varints LEB128, checksums CRC-32 (IEEE).
+//!
+//! ```text
+//! identity  "StemeWID" · version u32 · log id u64 · checksum u32
+//! segment   header · batch · batch · … · terminator · (anything)
+//!   header    "StemeWAL" · version u32 · zero u64 · log id u64 · segment u64
+//!             · previous end u64 · checksum u32
+//!   batch     b7 57 a1 6e · body bytes u32 · records u32 · synced u64
+//!             · checksum of the records' checksums u32 · checksum* u32 · record · record · …
+//!   record    checksum* u32 · body bytes u32 · body
+//!   terminator 28 zero bytes where the next batch will be
+//! body      kind u8 · stream varint · …
+//!   1 entry       index varint · payload
+//!   2 mark        tag u8 · value
+//!   3 truncate    from varint
+//!   4 purge       to varint · note
+//!   5 forget
+//!   6 moved       index varint · payload
+//!   7 checkpoint  (in place of the stream: how many states follow)
+//!   8 state       0 or (1 · to varint · note length varint · note) · first varint
+//!                 · count varint · marks varint · (tag u8 · length varint · value) …
+//! ```
+//!
+//! A checksum with a star also covers, in front of the bytes, the log's id, the segment's number
+//! and the offset in the segment, eight bytes each: bytes are a record only where they were
+//! written and while the file is that segment, so what a recycled file still holds is nothing.
+//!
+//! A batch is what one sync made durable. Its `synced` is an offset of the segment up to which
+//! everything, and all of every earlier segment, had been synced before it was written; so a
+//! whole batch header proves what stands before it, and only what nothing proves may be cut
+//! when it is damaged. The terminator shows that a segment ends where it was meant to.
+//!
+//! The first batch of a segment is a checkpoint, a state for each stream, synced with the header
+//! before any record follows. It is why marks, notes, truncations and purges outlive the
+//! segments they were written in: a segment is pinned by live entries only. An entry that pins
+//! an old segment too long is written again as *moved*, which changes where it is and nothing
+//! else.
+//!
+//! A log that is closed ends with a batch of no records, to prove the last one. Behind a crash
+//! the last batch has no proof: if it is damaged later, it is taken for torn.
+//!
+//! # Left out
+//!
+//! Damage before the end refuses the whole log, not just the streams in it. There is no
+//! compression and no encryption. A record that does not fit an empty segment makes a longer
+//! one, and is bounded only by [`PAYLOAD_BYTES_MAX`]. Disk use is within twice the live bytes
+//! plus three segments as long as a checkpoint is small against a segment, but it shrinks only
+//! while somebody writes.
+
+mod codec;
+pub mod disk;
+mod error;
+mod ledger;
+mod options;
+mod read;
+mod record;
+mod recover;
+mod segment;
+mod shared;
+mod supply;
+mod view;
+mod wal;
+mod writer;
+
+pub use error::{Error, OpenError};
+pub use options::{NOTE_BYTES_MAX, Options, PAYLOAD_BYTES_MAX};
+pub use recover::{Recovery, Torn};
+pub use view::Bounds;
+pub use wal::{Completion, Stats, StreamId, Wal};

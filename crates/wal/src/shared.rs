@@ -1,0 +1,338 @@
+//! What callers and the writer share: the streams as callers see them, and the queue between.
+//!
+//! One mutex guards all of it and is held for a few pushes at a time, never over a disk call or
+//! a callback. A call that asks to hear of its sync wakes the writer, if it sleeps; one that
+//! does not is left for the next that does, or for the close.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::disk::{Disk, File, Lock};
+use crate::ledger::Location;
+use crate::supply::Supply;
+use crate::view::{Source, View};
+use crate::{Completion, Error, Options, StreamId};
+
+/// What a queued call is reckoned at, besides its payloads.
+const CALL_BYTES: usize = 64;
+
+/// One change, as a caller asked for it.
+#[derive(Debug)]
+pub(crate) enum Op {
+    Append { stream: StreamId, first: u64, payloads: Vec<Bytes> },
+    Mark { stream: StreamId, tag: u8, value: Bytes },
+    Truncate { stream: StreamId, from: u64 },
+    Purge { stream: StreamId, to: u64, note: Bytes },
+    Forget { stream: StreamId },
+}
+
+/// A change on its way to the disk.
+pub(crate) struct Queued {
+    pub(crate) op: Op,
+    pub(crate) ticket: u64,
+    pub(crate) bytes: usize,
+    pub(crate) done: Option<Completion>,
+}
+
+/// What the writer has made durable in one round.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// The ticket of the last call that is durable.
+    pub(crate) ticket: u64,
+    /// What the calls of the round were reckoned at, bytes.
+    pub(crate) bytes: usize,
+    pub(crate) located: Vec<(StreamId, u64, u64, Vec<Location>)>,
+    pub(crate) moved: Vec<(StreamId, u64, Location, Location)>,
+}
+
+/// What the writer knows of the files.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Figures {
+    pub(crate) segments: u64,
+    pub(crate) bytes: u64,
+    pub(crate) live_bytes: u64,
+}
+
+pub(crate) type RoomCall = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) streams: BTreeMap<StreamId, View>,
+    pub(crate) files: BTreeMap<u64, Arc<dyn File>>,
+    pub(crate) poisoned: Option<Arc<str>>,
+    pub(crate) figures: Figures,
+    pub(crate) cached_bytes: usize,
+    pub(crate) waiting_bytes: usize,
+    queue: Vec<Queued>,
+    /// Somebody waits for a sync, or the queue is half full.
+    urgent: bool,
+    closing: bool,
+    last_ticket: u64,
+    durable_ticket: u64,
+    /// What may be evicted, oldest first: one item per append.
+    evictable: VecDeque<(StreamId, u64)>,
+    room_calls: Vec<RoomCall>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) wal_id: u64,
+    pub(crate) supply: Arc<Supply>,
+    state: Mutex<State>,
+    wake: Condvar,
+    _lock: Lock,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        options: Options,
+        disk: Arc<dyn Disk>,
+        lock: Lock,
+        wal_id: u64,
+        supply: Supply,
+        state: State,
+    ) -> Self {
+        let (state, wake, supply) = (Mutex::new(state), Condvar::new(), Arc::new(supply));
+        Self { options, disk, wal_id, supply, state, wake, _lock: lock }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies a change to what callers see and queues it, or refuses it whole.
+    pub(crate) fn submit(&self, op: Op, done: Option<Completion>) -> Result<(), Error> {
+        let bytes = op.bytes();
+        let mut state = self.state();
+        let admitted = state.admit(&op, self);
+        if matches!(admitted, Err(Error::Full)) {
+            drop(state);
+            self.supply.try_again();
+            return Err(Error::Full);
+        }
+        admitted?;
+        state.last_ticket += 1;
+        let ticket = state.last_ticket;
+        state.show(&op, ticket);
+        state.waiting_bytes += bytes;
+        let half_full = state.waiting_bytes >= self.options.queue_bytes_max / 2;
+        let urgent = done.is_some() || half_full;
+        let wakes = urgent && !state.urgent;
+        state.urgent |= urgent;
+        state.queue.push(Queued { op, ticket, bytes, done });
+        drop(state);
+        if wakes {
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Waits for work and takes all of it; what waits in the queue without urgency comes along.
+    /// Nothing: the log is closing and all is done.
+    pub(crate) fn take(&self) -> Option<Vec<Queued>> {
+        let mut state = self.state();
+        while !state.urgent && !state.closing {
+            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.urgent = false;
+        let queue = std::mem::take(&mut state.queue);
+        (!queue.is_empty() || !state.closing).then_some(queue)
+    }
+
+    /// Takes nothing more; the writer ends once the queue is empty.
+    pub(crate) fn close(&self) {
+        self.state().closing = true;
+        self.wake.notify_one();
+    }
+
+    /// Shows callers what a round made durable. Returns the calls that waited for room.
+    pub(crate) fn publish(&self, report: Report, figures: Figures) -> Vec<RoomCall> {
+        let mut state = self.state();
+        for (stream, ticket, first, places) in &report.located {
+            if let Some(view) = state.streams.get_mut(stream) {
+                view.locate(*ticket, *first, places);
+            }
+        }
+        for (stream, index, from, to) in &report.moved {
+            if let Some(view) = state.streams.get_mut(stream) {
+                view.relocate(*index, *from, *to);
+            }
+        }
+        state.durable_ticket = state.durable_ticket.max(report.ticket);
+        state.waiting_bytes -= report.bytes;
+        state.figures = figures;
+        state.evict(self.options.tail_cache_bytes);
+        if state.waiting_bytes >= self.options.queue_bytes_max {
+            return Vec::new();
+        }
+        std::mem::take(&mut state.room_calls)
+    }
+
+    /// Takes no more writes for ever. Returns what was queued and who waited for room; the
+    /// first reason stands.
+    pub(crate) fn poison(&self, reason: &Arc<str>) -> (Vec<Queued>, Vec<RoomCall>) {
+        let mut state = self.state();
+        if state.poisoned.is_none() {
+            tracing::error!(%reason, "the log takes nothing more");
+            state.poisoned = Some(reason.clone());
+        }
+        (std::mem::take(&mut state.queue), std::mem::take(&mut state.room_calls))
+    }
+
+    /// Calls back once an append may pass the bound again: at once if it may already.
+    pub(crate) fn when_room(&self, call: RoomCall) {
+        let mut state = self.state();
+        let refused = state.poisoned.is_some() || state.closing;
+        if state.waiting_bytes < self.options.queue_bytes_max || refused {
+            drop(state);
+            call();
+        } else {
+            state.room_calls.push(call);
+        }
+    }
+}
+
+impl State {
+    /// The state of an idle log with these streams and files.
+    pub(crate) fn new(
+        streams: BTreeMap<StreamId, View>,
+        files: BTreeMap<u64, Arc<dyn File>>,
+        figures: Figures,
+    ) -> Self {
+        Self { streams, files, figures, ..Self::default() }
+    }
+
+    fn admit(&self, op: &Op, shared: &Shared) -> Result<(), Error> {
+        if let Some(reason) = &self.poisoned {
+            return Err(Error::Poisoned { reason: reason.clone() });
+        }
+        if self.closing {
+            return Err(Error::Closed);
+        }
+        let is_append = matches!(op, Op::Append { .. });
+        if is_append && shared.supply.is_out() {
+            return Err(Error::Full);
+        }
+        // Votes and purges get through while appends wait, but not without end.
+        let bytes_max =
+            shared.options.queue_bytes_max.saturating_mul(if is_append { 1 } else { 2 });
+        if self.waiting_bytes >= bytes_max {
+            return Err(Error::Busy);
+        }
+        self.follows(op)
+    }
+
+    /// Whether the change fits the stream it is for.
+    fn follows(&self, op: &Op) -> Result<(), Error> {
+        let unknown = View::default();
+        let view = |stream| self.streams.get(stream).unwrap_or(&unknown);
+        match op {
+            Op::Append { stream, first, payloads } => {
+                view(stream).not_purged(*stream, *first)?;
+                view(stream).admits(*stream, *first, payloads.len() as u64)
+            }
+            Op::Truncate { stream, from } => view(stream).not_purged(*stream, *from),
+            Op::Purge { stream, to: u64::MAX, .. } => {
+                Err(Error::OutOfOrder { stream: *stream, wanted: u64::MAX - 1, got: u64::MAX })
+            }
+            Op::Purge { .. } | Op::Mark { .. } | Op::Forget { .. } => Ok(()),
+        }
+    }
+
+    fn show(&mut self, op: &Op, ticket: u64) {
+        match op {
+            Op::Append { payloads, .. } if payloads.is_empty() => {}
+            Op::Append { stream, first, payloads } => {
+                self.streams.entry(*stream).or_default().append(*first, payloads, ticket);
+                self.cached_bytes += payloads.iter().map(Bytes::len).sum::<usize>();
+                self.evictable.push_back((*stream, ticket));
+            }
+            Op::Mark { stream, tag, value } => {
+                self.streams.entry(*stream).or_default().set_mark(*tag, value.clone());
+            }
+            Op::Truncate { stream, from } => {
+                let gone = self.streams.get_mut(stream).map(|view| view.truncate(*from));
+                self.cached_bytes -= gone.unwrap_or_default();
+            }
+            Op::Purge { stream, to, note } => {
+                let view = self.streams.entry(*stream).or_default();
+                self.cached_bytes -= view.purge(*to, note.clone());
+            }
+            Op::Forget { stream } => {
+                let gone = self.streams.remove(stream).map(|view| view.cached_bytes());
+                self.cached_bytes -= gone.unwrap_or_default();
+            }
+        }
+    }
+
+    fn evict(&mut self, tail_cache_bytes: usize) {
+        while self.cached_bytes > tail_cache_bytes
+            && let Some((stream, ticket)) = self.evictable.front().copied()
+            && ticket <= self.durable_ticket
+        {
+            self.evictable.pop_front();
+            if let Some(view) = self.streams.get_mut(&stream) {
+                self.cached_bytes -= view.evict(ticket);
+            }
+        }
+        self.drop_stale_evictables();
+    }
+
+    /// Truncated and purged appends leave their items behind; they go when they may be most.
+    fn drop_stale_evictables(&mut self) {
+        const KEPT: usize = 1024;
+        if self.evictable.len() < KEPT || self.evictable.len() < self.evictable.capacity() {
+            return;
+        }
+        let streams = &self.streams;
+        self.evictable.retain(|(stream, ticket)| {
+            streams.get(stream).is_some_and(|view| view.may_hold(*ticket))
+        });
+    }
+
+    /// Where to find the entries of a range, with the files that must stay open for it.
+    pub(crate) fn find(
+        &self,
+        stream: StreamId,
+        range: std::ops::Range<u64>,
+        bytes_max: usize,
+    ) -> Result<Vec<Found>, Error> {
+        let Some(view) = self.streams.get(&stream) else { return Ok(Vec::new()) };
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        view.not_purged(stream, range.start)?;
+        let indexed = (range.start..).zip(view.sources(range, bytes_max));
+        let found = indexed.map(|(index, source)| match source {
+            Source::Cached(payload) => Found::Cached(payload),
+            Source::Disk(at) => {
+                Found::Disk { index, at, file: self.files.get(&at.segment).cloned() }
+            }
+        });
+        Ok(found.collect())
+    }
+}
+
+/// One entry, found.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Cached(Bytes),
+    Disk { index: u64, at: Location, file: Option<Arc<dyn File>> },
+}
+
+impl Op {
+    fn bytes(&self) -> usize {
+        CALL_BYTES
+            + match self {
+                Self::Append { payloads, .. } => {
+                    payloads.iter().map(|payload| payload.len() + CALL_BYTES).sum()
+                }
+                Self::Mark { value, .. } => value.len(),
+                Self::Purge { note, .. } => note.len(),
+                Self::Truncate { .. } | Self::Forget { .. } => 0,
+            }
+    }
+}

@@ -1,0 +1,231 @@
+//! Where segments come from: spares, made ready by a helper thread or recycled.
+//!
+//! A file that is full of zeros (or of an earlier segment) needs no new blocks and no new
+//! length when it is written, so `fdatasync` has no metadata to journal and takes about half as
+//! long. What a spare holds does not matter: every checksum is bound to the segment's number,
+//! which no file had before. So spares and their names need no sync of their own.
+//!
+//! When a spare can't be made the supply says it is out. The helper rests until somebody asks
+//! again, and `append` refuses meanwhile; so records that are already accepted find at least
+//! the rest of the current segment.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::disk::{Disk, File};
+use crate::ledger::Ledger;
+use crate::segment::{self, BatchBuilder, SEGMENT_HEADER_BYTES, SegmentHeader};
+
+const FILL_BYTES: usize = 1 << 20;
+/// A sync of more at once would hold up the syncs of the log.
+const FILL_SYNC_CHUNKS: u64 = 4;
+
+/// A file that waits to become a segment.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    pub(crate) name: String,
+    pub(crate) file: Arc<dyn File>,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    ready: Vec<Spare>,
+    next_number: u64,
+    /// Somebody asked for another try.
+    retry: bool,
+    stopped: bool,
+}
+
+/// The spares of one log.
+#[derive(Debug)]
+pub(crate) struct Supply {
+    disk: Arc<dyn Disk>,
+    segment_bytes: u64,
+    ahead: usize,
+    shelf: Mutex<Shelf>,
+    changed: Condvar,
+    out: AtomicBool,
+}
+
+impl Supply {
+    /// `ahead` spares are kept ready; `next_number` is above that of any spare on disk.
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        segment_bytes: u64,
+        ahead: usize,
+        ready: Vec<Spare>,
+        next_number: u64,
+    ) -> Self {
+        let shelf = Mutex::new(Shelf { ready, next_number, retry: false, stopped: false });
+        let (changed, out) = (Condvar::new(), AtomicBool::new(false));
+        Self { disk, segment_bytes, ahead, shelf, changed, out }
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the last spare could not be made and none is left.
+    pub(crate) fn is_out(&self) -> bool {
+        self.out.load(Ordering::Relaxed)
+    }
+
+    /// Lets the helper try again. The supply stays out until that has worked: else an append
+    /// would slip in at each try.
+    pub(crate) fn try_again(&self) {
+        self.shelf().retry = true;
+        self.changed.notify_all();
+    }
+
+    /// How many spares are ready.
+    pub(crate) fn ready(&self) -> usize {
+        self.shelf().ready.len()
+    }
+
+    /// A spare: a ready one, or the one the helper is making, or one made here and now.
+    pub(crate) fn take(&self) -> io::Result<Spare> {
+        let mut shelf = self.shelf();
+        loop {
+            if let Some(spare) = shelf.ready.pop() {
+                self.changed.notify_all();
+                return Ok(spare);
+            }
+            if self.ahead == 0 || self.is_out() || shelf.stopped {
+                drop(shelf);
+                return self.take_at_once();
+            }
+            shelf = self.changed.wait(shelf).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// A ready spare, or one made here and now: for when no helper runs yet.
+    pub(crate) fn take_at_once(&self) -> io::Result<Spare> {
+        let mut shelf = self.shelf();
+        if let Some(spare) = shelf.ready.pop() {
+            return Ok(spare);
+        }
+        let number = shelf.number();
+        drop(shelf);
+        self.make(number)
+    }
+
+    /// Takes the file of a segment nobody needs: as a spare if one is wanted and nobody reads
+    /// it still, else it is removed. Either way its name is durably gone.
+    pub(crate) fn recycle(&self, name: &str, file: Arc<dyn File>) -> io::Result<()> {
+        let wanted = self.ready() < self.ahead.max(1);
+        let unread = Arc::strong_count(&file) == 1;
+        if wanted && unread && file.length()? == self.segment_bytes {
+            let spare = segment::spare_file(self.shelf().number());
+            self.disk.rename(name, &spare)?;
+            self.disk.sync_dir()?;
+            self.put(Spare { name: spare, file });
+        } else {
+            self.disk.remove(name)?;
+            self.disk.sync_dir()?;
+        }
+        Ok(())
+    }
+
+    fn put(&self, spare: Spare) {
+        self.shelf().ready.push(spare);
+        self.out.store(false, Ordering::Relaxed);
+        self.changed.notify_all();
+    }
+
+    /// The helper's life: makes spares until [`Supply::stop`].
+    pub(crate) fn run(&self) {
+        loop {
+            let number = {
+                let mut shelf = self.shelf();
+                while self.may_rest(&shelf) {
+                    shelf = self.changed.wait(shelf).unwrap_or_else(PoisonError::into_inner);
+                }
+                if shelf.stopped {
+                    return;
+                }
+                shelf.retry = false;
+                shelf.number()
+            };
+            match self.make(number) {
+                Ok(spare) => self.put(spare),
+                Err(error) => self.ran_out(&error),
+            }
+        }
+    }
+
+    fn may_rest(&self, shelf: &Shelf) -> bool {
+        let enough = shelf.ready.len() >= self.ahead;
+        let hopeless = self.is_out() && !shelf.retry;
+        (enough || hopeless) && !shelf.stopped
+    }
+
+    fn ran_out(&self, error: &io::Error) {
+        let shelf = self.shelf();
+        // A segment may have been recycled meanwhile: then there is no need to complain.
+        if shelf.ready.is_empty() && !shelf.stopped && !self.is_out() {
+            tracing::warn!(%error, "no spare segment could be made; appends are refused");
+            self.out.store(true, Ordering::Relaxed);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Ends the helper. A spare in the making is finished first.
+    pub(crate) fn stop(&self) {
+        self.shelf().stopped = true;
+        self.changed.notify_all();
+    }
+
+    fn make(&self, number: u64) -> io::Result<Spare> {
+        let name = segment::spare_file(number);
+        let file = self.disk.create(&name)?;
+        let filled = self.fill(file.as_ref());
+        if filled.is_err() {
+            // Its blocks are worth more than its name; nothing depends on either.
+            let _ = self.disk.remove(&name);
+        }
+        filled.map(|()| Spare { name, file })
+    }
+
+    fn fill(&self, file: &dyn File) -> io::Result<()> {
+        let zeros = vec![0; FILL_BYTES.min(self.segment_bytes as usize)];
+        for chunk in 0..self.segment_bytes.div_ceil(zeros.len() as u64) {
+            let offset = chunk * zeros.len() as u64;
+            let bytes = (self.segment_bytes - offset).min(zeros.len() as u64) as usize;
+            file.write_at(&zeros[..bytes], offset)?;
+            if chunk % FILL_SYNC_CHUNKS == FILL_SYNC_CHUNKS - 1 {
+                file.sync_data()?;
+            }
+        }
+        file.sync_data()
+    }
+}
+
+impl Shelf {
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number - 1
+    }
+}
+
+/// Makes a spare the segment that `header` says: its name, its header and its checkpoint are
+/// on disk when this returns. Returns where the next batch goes.
+pub(crate) fn begin_segment(
+    disk: &dyn Disk,
+    spare: &Spare,
+    header: SegmentHeader,
+    ledger: &Ledger,
+) -> io::Result<u64> {
+    disk.rename(&spare.name, &segment::segment_file(header.binding.segment))?;
+    disk.sync_dir()?;
+    let mut batch = BatchBuilder::new(header.binding, SEGMENT_HEADER_BYTES as u64, Vec::new());
+    for record in ledger.checkpoint() {
+        batch.put(&record);
+    }
+    let end = batch.end();
+    let mut bytes = header.encode();
+    bytes.extend_from_slice(&batch.seal(0));
+    spare.file.write_at(&bytes, 0)?;
+    spare.file.sync_data()?;
+    Ok(end)
+}

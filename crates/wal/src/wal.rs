@@ -1,0 +1,383 @@
+//! The handle.
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle, ThreadId};
+
+use bytes::Bytes;
+
+use crate::disk::Disk;
+use crate::disk::real::RealDisk;
+use crate::record::Binding;
+use crate::recover::{Recovered, Recovery, recover};
+use crate::shared::{Found, Op, Shared, State};
+use crate::view::{Bounds, View};
+use crate::writer::{Start, Writer, fail, figures};
+use crate::{Error, NOTE_BYTES_MAX, OpenError, Options, PAYLOAD_BYTES_MAX, read};
+
+/// The number of a stream, chosen by its owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u64);
+
+/// Called once, on the writer's thread, when a change is durable or never will be. It must not
+/// block: every other stream waits for it. It may call the log.
+pub type Completion = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+/// The log as an operator may want to see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Segment files, spares not counted.
+    pub segments: u64,
+    /// Their length together, bytes.
+    pub bytes: u64,
+    /// Bytes of them that hold live entries, framing included.
+    pub live_bytes: u64,
+    /// Spare files ready.
+    pub spares: u64,
+    /// Bytes of calls that are not durable yet.
+    pub waiting_bytes: u64,
+    /// Payload bytes in memory.
+    pub cached_bytes: u64,
+    /// Bytes free for us on the volume, if it tells.
+    pub free_bytes: Option<u64>,
+    /// Why the log takes nothing more, if so.
+    pub poisoned: Option<String>,
+}
+
+/// A handle to an open log; clones are the same log.
+///
+/// The last one dropped closes the log and waits for the writer, so completions may run during
+/// the drop (dropped inside a completion, it does not wait).
+///
+/// Unless said otherwise an error returned by a call means that nothing was applied and that
+/// its completion will never be called. All changes answer `Poisoned` after a write or sync has
+/// failed and `Closed` after [`Wal::close`]; reads go on in both cases.
+#[derive(Clone)]
+pub struct Wal {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    threads: Mutex<Threads>,
+    writer_id: OnceLock<ThreadId>,
+}
+
+#[derive(Default)]
+struct Threads {
+    writer: Option<JoinHandle<()>>,
+    helper: Option<JoinHandle<()>>,
+}
+
+impl Wal {
+    /// Opens the log in `dir`, or makes one if there is none. Everything it finds is durable
+    /// when this returns. Blocks on the disk: reads all segments.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing is running after one.
+    pub fn open(dir: &Path, options: Options) -> Result<(Self, Recovery), OpenError> {
+        let disk = RealDisk::open(dir).map_err(OpenError::io("open", &dir.to_string_lossy()))?;
+        Self::open_on(Arc::new(disk), options)
+    }
+
+    /// As [`Wal::open`], on any disk.
+    ///
+    /// # Errors
+    /// As [`Wal::open`].
+    pub fn open_on(disk: Arc<dyn Disk>, options: Options) -> Result<(Self, Recovery), OpenError> {
+        options.validate()?;
+        let lock = disk.lock().map_err(OpenError::io("lock", "the directory"))?;
+        let lock = lock.ok_or(OpenError::InUse)?;
+        let recovered = recover(&disk, &options)?;
+        let state = state(&recovered);
+        let (wal_id, recovery) = (recovered.wal_id, recovered.recovery.clone());
+        let (start, supply) = Start::split(recovered);
+        let shared = Arc::new(Shared::new(options, disk, lock, wal_id, supply, state));
+        // From here on a failure drops the handle, which ends the threads there are.
+        let handle = Handle { shared, threads: Mutex::default(), writer_id: OnceLock::new() };
+        handle.spawn_helper()?;
+        handle.spawn_writer(start)?;
+        Ok((Self { handle: Arc::new(handle) }, recovery))
+    }
+
+    /// Appends `payloads` at `first_index` and on. Readable when this returns; `done` is called
+    /// after the sync. `first_index` must be the last index + 1, or, in an empty stream, any
+    /// above the purged one. The first append makes the stream. No payloads: `done` is called
+    /// once everything before is durable.
+    ///
+    /// After a crash before `done` any number of the entries, from the front, may be there.
+    ///
+    /// # Errors
+    /// `Busy`: [`Wal::when_room`] says when to try again. `Full`: nothing tells when space is
+    /// back, so try again at your own pace; each try makes the log look. An openraft store,
+    /// whose errors end the group, must not hand these two on: it waits for room, and keeps
+    /// client writes away while the log is full. `OutOfOrder`, `Purged`, `TooLarge`: the
+    /// caller's mistake.
+    pub fn append(
+        &self,
+        stream: StreamId,
+        first_index: u64,
+        payloads: Vec<Bytes>,
+        done: Completion,
+    ) -> Result<(), Error> {
+        payloads.iter().try_for_each(|payload| fits(payload, PAYLOAD_BYTES_MAX))?;
+        self.submit(Op::Append { stream, first: first_index, payloads }, Some(done))
+    }
+
+    /// Sets the stream's mark `tag`. Readable when this returns. With `done` it is synced like
+    /// an append; without, it travels with the next change that is, and a crash before may
+    /// lose it (but nothing after it survives then).
+    ///
+    /// # Errors
+    /// `TooLarge` beyond [`NOTE_BYTES_MAX`]; `Busy` at twice the bound of appends.
+    pub fn mark(
+        &self,
+        stream: StreamId,
+        tag: u8,
+        value: Bytes,
+        done: Option<Completion>,
+    ) -> Result<(), Error> {
+        fits(&value, NOTE_BYTES_MAX)?;
+        self.submit(Op::Mark { stream, tag, value }, done)
+    }
+
+    /// Drops the entries from `index` on; none at or beyond `index` is fine. What was dropped
+    /// does not come back, whatever crashes in between and whatever is appended after.
+    ///
+    /// # Errors
+    /// `Purged` if `index` is; `Busy` at twice the bound of appends.
+    pub fn truncate_from(
+        &self,
+        stream: StreamId,
+        index: u64,
+        done: Completion,
+    ) -> Result<(), Error> {
+        self.submit(Op::Truncate { stream, from: index }, Some(done))
+    }
+
+    /// Drops the entries up to and with `index` and remembers it with `note`. `index` may lie
+    /// beyond the last entry: the stream is empty then and goes on above it. An index that is
+    /// purged already changes nothing, the note included. `done` is as in [`Wal::mark`].
+    ///
+    /// # Errors
+    /// `TooLarge` beyond [`NOTE_BYTES_MAX`]; `OutOfOrder` for `u64::MAX`, which nothing could
+    /// follow; `Busy` at twice the bound of appends.
+    pub fn purge_to(
+        &self,
+        stream: StreamId,
+        index: u64,
+        note: Bytes,
+        done: Option<Completion>,
+    ) -> Result<(), Error> {
+        fits(&note, NOTE_BYTES_MAX)?;
+        self.submit(Op::Purge { stream, to: index, note }, done)
+    }
+
+    /// Drops the stream with its entries, marks and purge note. Its number may be used anew.
+    ///
+    /// # Errors
+    /// `Busy` at twice the bound of appends.
+    pub fn forget(&self, stream: StreamId, done: Completion) -> Result<(), Error> {
+        self.submit(Op::Forget { stream }, Some(done))
+    }
+
+    /// The payloads from `range.start` on, as far as the stream has them, up to `range.end`
+    /// (not included) and about `bytes_max`; at least one if there is one. Recent entries come
+    /// from memory, others from disk, on the caller's thread. Empty for an unknown stream or a
+    /// start above the last entry, or below the first one of a stream that was never purged.
+    ///
+    /// # Errors
+    /// `Purged` if the start is; `Damaged` or `Read` if any of the entries can't be read.
+    pub fn entries(
+        &self,
+        stream: StreamId,
+        range: Range<u64>,
+        bytes_max: usize,
+    ) -> Result<Vec<Bytes>, Error> {
+        let found = self.shared().state().find(stream, range, bytes_max)?;
+        let mut payloads = Vec::with_capacity(found.len());
+        let mut left = found.as_slice();
+        while let Some(first) = left.first() {
+            match first {
+                Found::Cached(payload) => {
+                    payloads.push(payload.clone());
+                    left = &left[1..];
+                }
+                Found::Disk { .. } => left = self.read_run(stream, left, &mut payloads)?,
+            }
+        }
+        Ok(payloads)
+    }
+
+    /// Reads as many entries as one read can get; returns those behind them.
+    fn read_run<'f>(
+        &self,
+        stream: StreamId,
+        found: &'f [Found],
+        payloads: &mut Vec<Bytes>,
+    ) -> Result<&'f [Found], Error> {
+        let on_disk = found.iter().map_while(|found| match found {
+            Found::Disk { index, at, .. } => Some((*index, *at)),
+            Found::Cached(_) => None,
+        });
+        let places: Vec<_> = on_disk.collect();
+        let length = read::run_length(&places);
+        if let Some(Found::Disk { at, file, .. }) = found.first() {
+            let binding = Binding { wal_id: self.shared().wal_id, segment: at.segment };
+            let file = file.as_deref().ok_or_else(|| read::damaged(*at))?;
+            payloads.extend(read::run(file, binding, stream, &places[..length])?);
+        }
+        Ok(&found[length..])
+    }
+
+    /// The stream's ends. All empty for an unknown stream.
+    pub fn bounds(&self, stream: StreamId) -> Bounds {
+        self.shared().state().streams.get(&stream).map(View::bounds).unwrap_or_default()
+    }
+
+    /// The newest value of the stream's mark `tag`.
+    pub fn mark_value(&self, stream: StreamId, tag: u8) -> Option<Bytes> {
+        self.shared().state().streams.get(&stream)?.mark(tag).cloned()
+    }
+
+    /// All streams, ascending: those with an entry, a mark or a purge note, and those that had
+    /// one and were not forgotten.
+    pub fn streams(&self) -> Vec<StreamId> {
+        self.shared().state().streams.keys().copied().collect()
+    }
+
+    /// Calls `call` once, when an append may pass the bound of the queue again (other callers
+    /// may be quicker) or will be refused for another reason: perhaps at once, on this thread,
+    /// else on the writer's. One per waiting caller is kept.
+    pub fn when_room(&self, call: Box<dyn FnOnce() + Send>) {
+        self.shared().when_room(call);
+    }
+
+    /// The log's figures, as of the last sync.
+    pub fn stats(&self) -> Stats {
+        let shared = self.shared();
+        let free_bytes = shared.disk.free_bytes().ok();
+        let spares = shared.supply.ready() as u64;
+        let state = shared.state();
+        Stats {
+            segments: state.figures.segments,
+            bytes: state.figures.bytes,
+            live_bytes: state.figures.live_bytes,
+            spares,
+            waiting_bytes: state.waiting_bytes as u64,
+            cached_bytes: state.cached_bytes as u64,
+            free_bytes,
+            poisoned: state.poisoned.as_ref().map(ToString::to_string),
+        }
+    }
+
+    /// Why the log takes nothing more, if a write or sync has failed.
+    pub fn poisoned(&self) -> Option<String> {
+        self.shared().state().poisoned.as_ref().map(ToString::to_string)
+    }
+
+    /// Takes nothing more, makes durable what was queued, marks without a completion included,
+    /// and waits for it (not inside a completion). The directory stays locked until the last
+    /// handle is dropped.
+    ///
+    /// # Errors
+    /// `Poisoned` if the log is, now or before.
+    pub fn close(&self) -> Result<(), Error> {
+        self.handle.end();
+        match &self.shared().state().poisoned {
+            Some(reason) => Err(Error::Poisoned { reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn submit(&self, op: Op, done: Option<Completion>) -> Result<(), Error> {
+        self.shared().submit(op, done)
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+}
+
+fn fits(bytes: &Bytes, max_bytes: usize) -> Result<(), Error> {
+    if bytes.len() > max_bytes {
+        return Err(Error::TooLarge { bytes: bytes.len(), max_bytes });
+    }
+    Ok(())
+}
+
+/// What callers see right after recovery.
+fn state(recovered: &Recovered) -> State {
+    let ledger = &recovered.ledger;
+    let views = ledger.streams.iter().map(|(id, stream)| (*id, View::recovered(stream)));
+    let files = recovered.segments.iter().map(|(number, segment)| (*number, segment.file.clone()));
+    State::new(views.collect(), files.collect(), figures(&recovered.segments, ledger))
+}
+
+impl Handle {
+    fn spawn_helper(&self) -> Result<(), OpenError> {
+        if self.shared.options.spare_segments == 0 {
+            return Ok(());
+        }
+        let supply = self.shared.supply.clone();
+        self.threads().helper = Some(spawn("wal-supply", move || supply.run())?);
+        Ok(())
+    }
+
+    fn spawn_writer(&self, start: Start) -> Result<(), OpenError> {
+        let shared = self.shared.clone();
+        let writer = spawn("wal-writer", move || {
+            let writer = Writer::new(shared.clone(), start);
+            if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
+                fail(&shared, Vec::new(), &Arc::from("the writer panicked"));
+            }
+            shared.supply.stop();
+        })?;
+        // Nobody else has the handle yet, so it was not set before.
+        let _ = self.writer_id.set(writer.thread().id());
+        self.threads().writer = Some(writer);
+        Ok(())
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Threads> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the threads and waits for them. The writer itself, inside a completion, does not
+    /// wait: it ends, and ends the helper, when it has nothing more to do.
+    fn end(&self) {
+        self.shared.close();
+        if self.writer_id.get() == Some(&thread::current().id()) {
+            return;
+        }
+        let mut threads = self.threads();
+        join(threads.writer.take());
+        self.shared.supply.stop();
+        join(threads.helper.take());
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
+    thread.map_err(OpenError::io("start thread", name))
+}
+
+fn join(thread: Option<JoinHandle<()>>) {
+    if thread.is_some_and(|thread| thread.join().is_err()) {
+        tracing::error!("a thread of the log panicked");
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl std::fmt::Debug for Wal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wal").field("wal_id", &self.shared().wal_id).finish_non_exhaustive()
+    }
+}

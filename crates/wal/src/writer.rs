@@ -1,0 +1,334 @@
+//! The writer: one thread that turns the queue into synced bytes.
+//!
+//! A round takes everything queued for all streams, puts it into one batch, writes it, syncs
+//! once, shows callers the places, and only then calls back, in order. A segment that fills up
+//! ends the batch early: it is synced, and the next segment is begun, before the round goes on.
+//! So there is never more than one batch that is not synced, and a batch on disk proves that
+//! all before it is.
+//!
+//! Old segments go when nothing in them is live. A stream that keeps a few old entries would
+//! pin the oldest one, and with it all behind it; so while the files hold more than twice what
+//! is live, each round also writes some of the oldest segment's live entries again, at the end
+//! of the log. The rounds do no more of this than a fixed multiple of what callers write, so a
+//! log that can't get smaller does not spin.
+//!
+//! A failed write, sync or renaming ends the log: what the disk holds is unknown from then on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::ledger::{Broken, Ledger, Location};
+use crate::record::{Binding, Record};
+use crate::recover::{Recovered, SegmentFile};
+use crate::segment::{self, BATCH_HEADER_BYTES, BatchBuilder, SegmentHeader};
+use crate::shared::{Figures, Op, Queued, Report, RoomCall, Shared};
+use crate::supply::begin_segment;
+use crate::{Completion, Error, StreamId, read};
+
+/// A buffer longer than this is not kept for the next batch.
+const BUFFER_KEPT_BYTES: usize = 4 << 20;
+/// Entries are moved in a round up to this many bytes, or twice what callers wrote in it.
+const MOVED_BYTES_PER_ROUND: u64 = 1 << 20;
+/// Over the log's life, entries are moved for at most this many bytes per byte written.
+const MOVED_PER_WRITTEN: u64 = 4;
+/// Files may hold twice what is live and this many segments before entries are moved. The
+/// segment begun meanwhile and the spare make it three.
+const SEGMENTS_SPARED: u64 = 1;
+
+/// The live entries of the oldest segment that are still to be moved.
+#[derive(Debug, Default)]
+struct Moving {
+    segment: u64,
+    entries: VecDeque<(StreamId, u64)>,
+}
+
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    ledger: Ledger,
+    segments: BTreeMap<u64, SegmentFile>,
+    current: u64,
+    /// The current segment holds nothing but its checkpoint.
+    fresh: bool,
+    batch: BatchBuilder,
+    moving: Moving,
+    /// How many more bytes may be moved.
+    moves_allowed: u64,
+    /// A segment whose live entries can't be read: it stays, and so do those behind it.
+    unreadable: Option<u64>,
+}
+
+/// The files and what in them is live.
+pub(crate) fn figures(segments: &BTreeMap<u64, SegmentFile>, ledger: &Ledger) -> Figures {
+    Figures {
+        segments: segments.len() as u64,
+        bytes: segments.values().map(|segment| segment.bytes).sum(),
+        live_bytes: ledger.live_bytes(),
+    }
+}
+
+/// What recovery leaves for the writer.
+pub(crate) struct Start {
+    ledger: Ledger,
+    segments: BTreeMap<u64, SegmentFile>,
+    current: u64,
+    end: u64,
+    fresh: bool,
+}
+
+impl Start {
+    pub(crate) fn split(recovered: Recovered) -> (Self, crate::supply::Supply) {
+        let Recovered { ledger, segments, current, end, fresh, supply, .. } = recovered;
+        (Self { ledger, segments, current, end, fresh }, supply)
+    }
+}
+
+impl Writer {
+    pub(crate) fn new(shared: Arc<Shared>, start: Start) -> Self {
+        let Start { ledger, segments, current, end, fresh } = start;
+        let binding = Binding { wal_id: shared.wal_id, segment: current };
+        let batch = BatchBuilder::new(binding, end, Vec::new());
+        let moves_allowed = segments.values().map(|segment| segment.bytes).sum();
+        let (moving, unreadable) = (Moving::default(), None);
+        Self { shared, ledger, segments, current, fresh, batch, moving, moves_allowed, unreadable }
+    }
+
+    /// The thread's life: rounds until the log is closed or fails.
+    pub(crate) fn run(mut self) {
+        // Segments that were needed no more when the process ended.
+        let mut result = self.release();
+        while result.is_ok() {
+            let Some(queue) = self.shared.take() else { break };
+            result = self.round(queue);
+        }
+        if let Err(error) = result.and_then(|()| self.close()) {
+            let reason = Arc::from(error.to_string());
+            fail(&self.shared, Vec::new(), &reason);
+        }
+    }
+
+    /// One round. On an error every call in it has been answered with it.
+    fn round(&mut self, queue: Vec<Queued>) -> io::Result<()> {
+        let mut report = Report::default();
+        let written = self.write_round(&queue, &mut report);
+        let done = queue.into_iter().filter_map(|queued| queued.done).collect();
+        if let Err(error) = written {
+            fail(&self.shared, done, &Arc::from(error.to_string()));
+            return Err(error);
+        }
+        let room_calls = self.shared.publish(report, figures(&self.segments, &self.ledger));
+        call_back(done, &Ok(()));
+        call_room(room_calls);
+        self.release()
+    }
+
+    fn write_round(&mut self, queue: &[Queued], report: &mut Report) -> io::Result<()> {
+        for queued in queue {
+            self.write_op(&queued.op, queued.ticket, report)?;
+            report.ticket = queued.ticket;
+            report.bytes += queued.bytes;
+        }
+        self.move_forward(report)?;
+        self.commit()
+    }
+
+    fn write_op(&mut self, op: &Op, ticket: u64, report: &mut Report) -> io::Result<()> {
+        let record = match op {
+            Op::Append { stream, first, payloads } => {
+                let mut places = Vec::with_capacity(payloads.len());
+                for (index, payload) in (*first..).zip(payloads) {
+                    places.push(self.put(&Record::Entry { stream: *stream, index, payload })?);
+                }
+                report.located.push((*stream, ticket, *first, places));
+                return Ok(());
+            }
+            Op::Mark { stream, tag, value } => Record::Mark { stream: *stream, tag: *tag, value },
+            Op::Truncate { stream, from } => Record::Truncate { stream: *stream, from: *from },
+            Op::Purge { stream, to, note } => Record::Purge { stream: *stream, to: *to, note },
+            Op::Forget { stream } => Record::Forget { stream: *stream },
+        };
+        self.put(&record).map(|_| ())
+    }
+
+    /// Puts a record into the batch, in the next segment if this one is full.
+    fn put(&mut self, record: &Record<'_>) -> io::Result<Location> {
+        let fits = self.batch.end_with(record) <= self.shared.options.segment_bytes;
+        let alone = self.fresh && self.batch.records() == 0;
+        if !fits && !alone {
+            self.next_segment()?;
+        }
+        let at = Location::of(self.current, self.batch.put(record));
+        self.ledger.apply(record, at).map_err(|Broken(reason)| io::Error::other(reason))?;
+        Ok(at)
+    }
+
+    /// Writes and syncs the batch, if there is anything in it.
+    fn commit(&mut self) -> io::Result<()> {
+        if self.batch.records() == 0 {
+            return Ok(());
+        }
+        metrics::histogram!("stemedb_wal_batch_records").record(f64::from(self.batch.records()));
+        self.write_batch()
+    }
+
+    fn write_batch(&mut self) -> io::Result<()> {
+        let (start, end) = (self.batch.start(), self.batch.end());
+        let next = BatchBuilder::new(self.batch.binding(), end, Vec::new());
+        let bytes = std::mem::replace(&mut self.batch, next).seal(start);
+        let name = || segment::segment_file(self.current);
+        let Some(segment) = self.segments.get_mut(&self.current) else {
+            return Err(io::Error::other("the current segment is not open"));
+        };
+        segment.file.write_at(&bytes, start).map_err(|error| tell("write", &name(), &error))?;
+        let asked = Instant::now();
+        segment.file.sync_data().map_err(|error| tell("sync", &name(), &error))?;
+        metrics::histogram!("stemedb_wal_fsync_latency_seconds").record(asked.elapsed());
+        metrics::counter!("stemedb_wal_bytes_total").increment(bytes.len() as u64);
+        segment.bytes = segment.bytes.max(start + bytes.len() as u64);
+        self.fresh = false;
+        if bytes.capacity() <= BUFFER_KEPT_BYTES {
+            self.batch = BatchBuilder::new(self.batch.binding(), end, bytes);
+        }
+        Ok(())
+    }
+
+    /// Ends the current segment and begins the next, with a checkpoint of all streams.
+    fn next_segment(&mut self) -> io::Result<()> {
+        self.commit()?;
+        let number = self.current + 1;
+        let name = segment::segment_file(number);
+        let binding = Binding { wal_id: self.shared.wal_id, segment: number };
+        let header = SegmentHeader { binding, previous_end: self.batch.start() };
+        let spare = self.shared.supply.take().map_err(|error| tell("make", &name, &error))?;
+        let end = begin_segment(self.shared.disk.as_ref(), &spare, header, &self.ledger)
+            .map_err(|error| tell("begin", &name, &error))?;
+        let bytes = spare.file.length().map_err(|error| tell("measure", &name, &error))?;
+        self.shared.state().files.insert(number, spare.file.clone());
+        self.segments.insert(number, SegmentFile { file: spare.file, bytes });
+        (self.current, self.fresh) = (number, true);
+        self.batch = BatchBuilder::new(binding, end, Vec::new());
+        metrics::gauge!("stemedb_wal_segments").set(self.segments.len() as f64);
+        Ok(())
+    }
+
+    /// Writes live entries of the oldest segment again, as many as this round may.
+    fn move_forward(&mut self, report: &mut Report) -> io::Result<()> {
+        let written = report.bytes as u64;
+        self.moves_allowed = self.moves_allowed.saturating_add(MOVED_PER_WRITTEN * written);
+        let mut left = MOVED_BYTES_PER_ROUND.max(2 * written).min(self.moves_allowed);
+        while left > 0 && self.is_too_big() {
+            let Some((stream, index, from)) = self.next_to_move() else { break };
+            let Some(payload) = self.read(stream, index, from) else { break };
+            let to = self.put(&Record::Moved { stream, index, payload: &payload })?;
+            report.moved.push((stream, index, from, to));
+            let bytes = u64::from(from.frame_bytes);
+            left = left.saturating_sub(bytes);
+            self.moves_allowed = self.moves_allowed.saturating_sub(bytes);
+        }
+        Ok(())
+    }
+
+    /// The files hold more than the bound, and moving could help.
+    fn is_too_big(&self) -> bool {
+        let spared = SEGMENTS_SPARED * self.shared.options.segment_bytes;
+        let figures = figures(&self.segments, &self.ledger);
+        let blocked = self.unreadable.is_some() || self.shared.supply.is_out();
+        figures.bytes > 2 * figures.live_bytes + spared && !blocked
+    }
+
+    fn next_to_move(&mut self) -> Option<(StreamId, u64, Location)> {
+        let oldest = *self.segments.keys().next()?;
+        if oldest == self.current {
+            return None;
+        }
+        if self.moving.segment != oldest {
+            let entries = self.ledger.entries_in(oldest);
+            self.moving = Moving { segment: oldest, entries };
+        }
+        while let Some((stream, index)) = self.moving.entries.pop_front() {
+            // It may have been truncated or purged since the list was made.
+            let at = self.ledger.location(stream, index).filter(|at| at.segment == oldest);
+            if let Some(at) = at {
+                return Some((stream, index, at));
+            }
+        }
+        None
+    }
+
+    /// The payload of an entry to be moved. A damaged one is never written again: its segment
+    /// stays as it is, for whoever repairs it.
+    fn read(&mut self, stream: StreamId, index: u64, at: Location) -> Option<Bytes> {
+        let file = &self.segments.get(&at.segment)?.file;
+        let binding = Binding { wal_id: self.shared.wal_id, segment: at.segment };
+        match read::entry(file.as_ref(), binding, stream, index, at) {
+            Ok(payload) => Some(payload),
+            Err(error) => {
+                tracing::error!(%error, "an entry can't be moved; its segment stays");
+                self.unreadable = Some(at.segment);
+                None
+            }
+        }
+    }
+
+    /// Lets go of the oldest segments while nothing in them is live.
+    fn release(&mut self) -> io::Result<()> {
+        while let Some(entry) = self.segments.first_entry()
+            && *entry.key() != self.current
+            && self.ledger.live(*entry.key()).entries == 0
+        {
+            let (number, segment) = entry.remove_entry();
+            self.shared.state().files.remove(&number);
+            let name = segment::segment_file(number);
+            let recycled = self.shared.supply.recycle(&name, segment.file);
+            recycled.map_err(|error| tell("recycle", &name, &error))?;
+        }
+        let figures = figures(&self.segments, &self.ledger);
+        metrics::gauge!("stemedb_wal_segments").set(figures.segments as f64);
+        self.shared.state().figures = figures;
+        Ok(())
+    }
+
+    /// Writes an empty batch, whose only use is to prove that the last one was synced.
+    fn close(&mut self) -> io::Result<()> {
+        let end = self.batch.end() + BATCH_HEADER_BYTES as u64;
+        if end > self.shared.options.segment_bytes {
+            return Ok(());
+        }
+        self.write_batch()
+    }
+}
+
+fn tell(action: &str, file: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{action} {file}: {error}"))
+}
+
+/// Ends the log: everybody who waits is told why, in order.
+pub(crate) fn fail(shared: &Shared, mut done: Vec<Completion>, reason: &Arc<str>) {
+    let (queued, room_calls) = shared.poison(reason);
+    done.extend(queued.into_iter().filter_map(|queued| queued.done));
+    call_back(done, &Err(Error::Poisoned { reason: reason.clone() }));
+    call_room(room_calls);
+}
+
+/// Calls back in order. A callback that panics is the caller's fault and must not keep the
+/// others from theirs.
+fn call_back(done: Vec<Completion>, result: &Result<(), Error>) {
+    for done in done {
+        let result = result.clone();
+        if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
+            tracing::error!("a completion panicked");
+        }
+    }
+}
+
+fn call_room(room_calls: Vec<RoomCall>) {
+    for call in room_calls {
+        if catch_unwind(AssertUnwindSafe(call)).is_err() {
+            tracing::error!("a call that waited for room panicked");
+        }
+    }
+}

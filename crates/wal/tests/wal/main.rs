@@ -1,0 +1,11 @@
+//! The log from outside: what callers rely on, what crashes and damage do to it, and its bytes.
+
+// The helpers of tests may unwrap like the tests themselves.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod behaviour;
+mod common;
+mod damage;
+mod failure;
+mod format;
+mod model;

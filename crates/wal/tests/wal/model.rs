@@ -1,0 +1,345 @@
+//! Random changes, crashes at any point, any unsynced bytes lost: what is there afterwards is
+//! a state the log went through, and no older than the last one it called back for.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use stemedb_wal::disk::sim::SimDisk;
+use stemedb_wal::{Completion, Error, OpenError, Options, StreamId, Wal};
+
+use crate::common::{Dice, small};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Model {
+    streams: BTreeMap<u64, Stream>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Stream {
+    purged: Option<(u64, Bytes)>,
+    first: u64,
+    entries: VecDeque<Bytes>,
+    marks: BTreeMap<u8, Bytes>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append { stream: u64, count: u8, skip: u8, bytes: u16 },
+    Mark { stream: u64, tag: u8, synced: bool },
+    Truncate { stream: u64, keep: u8 },
+    Purge { stream: u64, count: u8, synced: bool },
+    Forget { stream: u64 },
+    Settle,
+    CrashAfter { changes: u8 },
+    PowerCut,
+    Kill,
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let stream = 1u64..4;
+    prop_oneof![
+        12 => (stream.clone(), 0u8..6, 0u8..3, prop_oneof![3 => 0u16..40, 1 => 0u16..1500, 1 => 0u16..6000])
+            .prop_map(|(stream, count, skip, bytes)| Step::Append { stream, count, skip, bytes }),
+        3 => (stream.clone(), 0u8..3, any::<bool>())
+            .prop_map(|(stream, tag, synced)| Step::Mark { stream, tag, synced }),
+        3 => (stream.clone(), 0u8..12).prop_map(|(stream, keep)| Step::Truncate { stream, keep }),
+        4 => (stream.clone(), 0u8..12, any::<bool>())
+            .prop_map(|(stream, count, synced)| Step::Purge { stream, count, synced }),
+        1 => stream.prop_map(|stream| Step::Forget { stream }),
+        3 => Just(Step::Settle),
+        2 => (0u8..20).prop_map(|changes| Step::CrashAfter { changes }),
+        1 => Just(Step::PowerCut),
+        1 => Just(Step::Kill),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+/// The log, its model, and every state the model went through since the log was opened.
+struct Bench {
+    disk: SimDisk,
+    wal: Option<Wal>,
+    options: Options,
+    history: Vec<Model>,
+    /// The newest state of the history that was called back for.
+    acknowledged: Arc<AtomicUsize>,
+    /// A crash is due: reads may fail from now on.
+    armed: bool,
+    made: u64,
+    dice: Dice,
+}
+
+impl Bench {
+    fn new(seed: u64) -> Self {
+        let mut dice = Dice(seed);
+        let spare_segments = dice.below(2) as usize;
+        let tail_cache_bytes = [0, 500, 1 << 20][dice.below(3) as usize];
+        let options = Options { spare_segments, tail_cache_bytes, ..small() };
+        let mut bench = Self {
+            disk: SimDisk::new(seed),
+            wal: None,
+            options,
+            history: vec![Model::default()],
+            acknowledged: Arc::default(),
+            armed: false,
+            made: 0,
+            dice,
+        };
+        bench.open();
+        bench
+    }
+
+    fn run(&mut self, step: &Step) {
+        match *step {
+            Step::Append { stream, count, skip, bytes } => self.append(stream, count, skip, bytes),
+            Step::Mark { stream, tag, synced } => self.mark(stream, tag, synced),
+            Step::Truncate { stream, keep } => self.truncate(stream, keep),
+            Step::Purge { stream, count, synced } => self.purge(stream, count, synced),
+            Step::Forget { stream } => self.forget(stream),
+            Step::Settle => self.settle(),
+            Step::CrashAfter { changes } => {
+                self.disk.crash_after(u64::from(changes));
+                self.armed = true;
+            }
+            Step::PowerCut => self.power_cut(),
+            Step::Kill => {
+                self.disk = self.disk.restart_process();
+                self.wal = None;
+                self.open();
+            }
+            Step::Reopen => self.reopen(),
+        }
+        if !self.armed {
+            assert_eq!(observe(self.wal()), *self.now(), "what callers see");
+        }
+    }
+
+    fn wal(&self) -> &Wal {
+        self.wal.as_ref().unwrap()
+    }
+
+    fn now(&self) -> &Model {
+        self.history.last().unwrap()
+    }
+
+    fn stream(&self, stream: u64) -> Stream {
+        self.now().streams.get(&stream).cloned().unwrap_or_default()
+    }
+
+    fn payload(&mut self, bytes: u16) -> Bytes {
+        self.made += 1;
+        let mut payload = self.made.to_string().into_bytes();
+        payload.resize(payload.len().max(bytes as usize), b'.');
+        payload.into()
+    }
+
+    /// A completion that acknowledges the newest state, which must not be acknowledged yet.
+    fn acknowledge(&self, newest: usize) -> Completion {
+        let acknowledged = self.acknowledged.clone();
+        Box::new(move |result| {
+            if result.is_ok() {
+                let before = acknowledged.fetch_max(newest, Ordering::SeqCst);
+                assert!(before <= newest, "completions come in order");
+            }
+        })
+    }
+
+    /// Adds states to the history if the log took the change; a crash may be why it did not.
+    fn submit(
+        &mut self,
+        states: Vec<Model>,
+        call: impl FnOnce(&Wal, Completion) -> Result<(), Error>,
+    ) {
+        let newest = self.history.len() + states.len() - 1;
+        let completion = self.acknowledge(newest);
+        match call(self.wal(), completion) {
+            Ok(()) => self.history.extend(states),
+            Err(Error::Poisoned { .. } | Error::Full) if self.armed => self.power_cut(),
+            Err(error) => panic!("refused: {error}"),
+        }
+    }
+
+    fn append(&mut self, stream: u64, count: u8, skip: u8, bytes: u16) {
+        let before = self.stream(stream);
+        let first = match (before.entries.len() as u64, &before.purged) {
+            (0, None) => u64::from(skip),
+            (0, Some((to, _))) => to + 1 + u64::from(skip),
+            (count, _) => before.first + count,
+        };
+        let payloads: Vec<Bytes> = (0..count).map(|_| self.payload(bytes)).collect();
+        let mut model = self.now().clone();
+        let mut states = Vec::new();
+        for payload in &payloads {
+            let known = model.streams.entry(stream).or_default();
+            known.first = if known.entries.is_empty() { first } else { known.first };
+            known.entries.push_back(payload.clone());
+            states.push(model.clone());
+        }
+        self.submit(states, |wal, done| wal.append(StreamId(stream), first, payloads, done));
+    }
+
+    fn mark(&mut self, stream: u64, tag: u8, synced: bool) {
+        let value = self.payload(0);
+        let mut model = self.now().clone();
+        model.streams.entry(stream).or_default().marks.insert(tag, value.clone());
+        self.submit(vec![model], |wal, done| {
+            wal.mark(StreamId(stream), tag, value, synced.then_some(done))
+        });
+    }
+
+    fn truncate(&mut self, stream: u64, keep: u8) {
+        let mut model = self.now().clone();
+        let first = self.stream(stream).first;
+        if let Some(known) = model.streams.get_mut(&stream) {
+            known.entries.truncate(keep as usize);
+            known.tidy();
+        }
+        let lowest = self.stream(stream).purged.map_or(0, |(to, _)| to + 1);
+        let from = (first + u64::from(keep)).max(lowest);
+        self.submit(vec![model], |wal, done| wal.truncate_from(StreamId(stream), from, done));
+    }
+
+    fn purge(&mut self, stream: u64, count: u8, synced: bool) {
+        let note = self.payload(0);
+        let mut model = self.now().clone();
+        let known = model.streams.entry(stream).or_default();
+        let lowest = known.purged.as_ref().map_or(0, |(to, _)| to + 1);
+        let to = known.first.max(lowest) + u64::from(count);
+        let gone = (u64::from(count) + 1).min(known.entries.len() as u64);
+        known.entries.drain(..gone as usize);
+        known.first += gone;
+        known.purged = Some((to, note.clone()));
+        known.tidy();
+        self.submit(vec![model], |wal, done| {
+            wal.purge_to(StreamId(stream), to, note, synced.then_some(done))
+        });
+    }
+
+    fn forget(&mut self, stream: u64) {
+        let mut model = self.now().clone();
+        model.streams.remove(&stream);
+        self.submit(vec![model], |wal, done| wal.forget(StreamId(stream), done));
+    }
+
+    /// Waits until everything is durable (or the crash has come).
+    fn settle(&mut self) {
+        let (send, receive) = std::sync::mpsc::channel();
+        let newest = self.history.len() - 1;
+        let acknowledge = self.acknowledge(newest);
+        let done = Box::new(move |result: Result<(), Error>| {
+            acknowledge(result.clone());
+            drop(send.send(result));
+        });
+        // An append of nothing is durable once all before it is.
+        let lowest = self.stream(9).purged.map_or(0, |(to, _)| to + 1);
+        let settled = match self.wal().append(StreamId(9), lowest, Vec::new(), done) {
+            Ok(()) => receive.recv().unwrap(),
+            Err(error) => Err(error),
+        };
+        if settled.is_err() {
+            assert!(self.armed, "{settled:?}");
+            self.power_cut();
+        } else {
+            assert_eq!(self.acknowledged.load(Ordering::SeqCst), newest);
+        }
+    }
+
+    fn power_cut(&mut self) {
+        let dice = &mut self.dice;
+        self.disk = self.disk.restart(&mut |bound| dice.below(bound));
+        self.wal = None;
+        self.open();
+    }
+
+    fn reopen(&mut self) {
+        let closed = self.wal.take().map(|wal| wal.close());
+        if closed == Some(Ok(())) {
+            self.acknowledged.store(self.history.len() - 1, Ordering::SeqCst);
+        } else {
+            assert!(self.armed, "{closed:?}");
+        }
+        self.power_cut();
+    }
+
+    /// Opens the log, perhaps with crashes in between, and finds its state in the history.
+    fn open(&mut self) {
+        while self.wal.is_none() {
+            self.armed = self.dice.below(3) == 0;
+            if self.armed {
+                self.disk.crash_after(self.dice.below(12));
+            }
+            match Wal::open_on(Arc::new(self.disk.clone()), self.options.clone()) {
+                Ok((wal, _)) => self.wal = Some(wal),
+                Err(OpenError::Io { .. }) if self.armed => {
+                    let dice = &mut self.dice;
+                    self.disk = self.disk.restart(&mut |bound| dice.below(bound));
+                }
+                Err(error) => panic!("not opened: {error}"),
+            }
+        }
+        // Reads must work here, so look at a copy that no crash is due for.
+        let copy = self.disk.copy();
+        let (twin, _) = Wal::open_on(Arc::new(copy), self.options.clone()).unwrap();
+        let found = observe(&twin);
+        let least = self.acknowledged.load(Ordering::SeqCst);
+        assert!(
+            self.history[least..].contains(&found),
+            "found {found:#?}\nacknowledged {:#?}\nwritten {:#?}",
+            self.history[least],
+            self.now(),
+        );
+        self.history = vec![found];
+        self.acknowledged = Arc::default();
+    }
+}
+
+impl Stream {
+    /// An empty stream's first index means nothing.
+    fn tidy(&mut self) {
+        if self.entries.is_empty() {
+            self.first = 0;
+        }
+    }
+}
+
+/// The whole log, read through its interface.
+fn observe(wal: &Wal) -> Model {
+    let stream = |id: StreamId| {
+        let bounds = wal.bounds(id);
+        let first = bounds.first.unwrap_or(0);
+        let end = bounds.last.map_or(first, |last| last + 1);
+        let entries = if first == end {
+            Vec::new()
+        } else {
+            wal.entries(id, first..end, usize::MAX).unwrap()
+        };
+        assert_eq!(entries.len() as u64, end - first, "every entry between the bounds is there");
+        let marks = (0..3).filter_map(|tag| Some((tag, wal.mark_value(id, tag)?))).collect();
+        (id.0, Stream { purged: bounds.purged, first, entries: entries.into(), marks })
+    };
+    Model { streams: wal.streams().into_iter().map(stream).collect() }
+}
+
+/// `PROPTEST_CASES` asks for more than a merge needs.
+fn config() -> ProptestConfig {
+    let config = ProptestConfig::default();
+    let asked = std::env::var_os("PROPTEST_CASES").is_some();
+    if asked { config } else { ProptestConfig { cases: 400, ..config } }
+}
+
+proptest! {
+    #![proptest_config(config())]
+    #[test]
+    fn what_a_crash_leaves_is_a_state_the_log_went_through_and_nothing_acknowledged_is_lost(
+        seed in any::<u64>(), steps in prop::collection::vec(step(), 1..80),
+    ) {
+        let mut bench = Bench::new(seed);
+        for step in &steps {
+            bench.run(step);
+        }
+        bench.reopen();
+    }
+}
