@@ -1,7 +1,15 @@
-//! One group's part of the store: its generation and its applied mark.
+//! One group's part of the store: its generations and its applied mark.
+//!
+//! A group's rows carry a generation. A snapshot is staged under one that was
+//! never used since the group was opened, and becomes the living one by one
+//! pointer. The rows before it stay for as long as somebody reads them: they go with the last
+//! handle on their generation, so that no read sees half of two states, or
+//! nothing where there was something. What a crash leaves of other
+//! generations goes at the next open.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use stemedb_types::GroupId;
@@ -10,46 +18,60 @@ use crate::rows::{Range, Scope, generation_row};
 use crate::store::{Rows, Store};
 use crate::{Error, Row};
 
-/// One group's rows, of its living generation. Cheap to clone; clones made before a snapshot
-/// was installed go on reading the old generation and must be replaced.
+/// One group's rows, of one generation. Cheap to clone; clones made before a snapshot was
+/// installed go on reading the old generation, whole, and must be replaced to see the new one.
+///
+/// A group is opened once at a time: clones share what they know of generations, two opened apart
+/// would sweep each other's snapshots.
 #[derive(Clone)]
 pub struct Group {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) scope: Scope,
+    generation: Arc<Generation>,
+    shared: Arc<Shared>,
+}
+
+/// The rows of one generation, while anyone holds a handle on them.
+struct Generation {
+    store: Arc<dyn Store>,
+    scope: Scope,
+    /// Another generation is the living one.
+    replaced: AtomicBool,
+}
+
+/// What all handles on a group share.
+struct Shared {
+    /// The next generation that nothing was ever staged under.
+    next: AtomicU32,
+    living: Mutex<Arc<Generation>>,
 }
 
 /// The rows of one run of entries of one group.
 #[derive(Debug)]
+#[must_use = "nothing is written before the batch is committed"]
 pub struct Batch {
     pub(crate) scope: Scope,
     pub(crate) rows: Rows,
 }
 
 impl Group {
-    /// Opens a group's part, empty if it was never written.
+    /// Opens a group's part, empty if it was never written. Sweeps what a snapshot that was never
+    /// installed, or one that was, left in other generations.
     pub fn open(store: Arc<dyn Store>, group: GroupId) -> Result<Self, Error> {
-        let generation = match store.get(&generation_row(group))? {
+        let number = match store.get(&generation_row(group))? {
             None => 0,
             Some(bytes) => decode_generation(&bytes)?,
         };
-        let opened = Self { store, scope: Scope { group, generation } };
-        opened.sweep(opened.next_generation())?;
-        Ok(opened)
-    }
-
-    /// Drops what a snapshot that was never finished left in a generation.
-    pub(crate) fn sweep(&self, scope: Scope) -> Result<(), Error> {
-        let mut found = false;
-        self.scan(&scope.all(), false, &mut |_, _| {
-            found = true;
-            ControlFlow::Break(())
-        })?;
-        if !found {
-            return Ok(());
+        let scope = Scope { group, generation: number };
+        for others in scope.other_generations() {
+            sweep(store.as_ref(), &others)?;
         }
-        let mut rows = Rows::new();
-        rows.delete_range(scope.all());
-        self.store.write(rows)
+        let generation = Arc::new(Generation::living(store.clone(), scope));
+        let shared = Shared {
+            next: AtomicU32::new(number.wrapping_add(1)),
+            living: Mutex::new(generation.clone()),
+        };
+        Ok(Self { store, scope, generation, shared: Arc::new(shared) })
     }
 
     /// Which group this is.
@@ -64,8 +86,12 @@ impl Group {
 
     /// Writes a batch and the mark that says how far it goes, together. Visible at once, durable
     /// with the next flush. On an error nothing of it is written.
+    ///
+    /// [`Error::Replaced`] if a snapshot has taken the place of this handle's generation.
     pub fn commit(&self, mut batch: Batch, applied: Vec<u8>) -> Result<(), Error> {
-        debug_assert_eq!(batch.scope, self.scope, "a batch goes to the group it was begun for");
+        if batch.scope != self.scope || self.generation.replaced.load(Ordering::Acquire) {
+            return Err(Error::Replaced { group: self.scope.group });
+        }
         batch.rows.put(self.scope.applied(), applied);
         self.store.write(batch.rows)
     }
@@ -98,20 +124,57 @@ impl Group {
         self.store.scan(range, reverse, visit)
     }
 
-    /// The same group, one generation on: where a snapshot is staged.
-    pub(crate) fn next_generation(&self) -> Scope {
-        Scope { generation: self.scope.generation.wrapping_add(1), ..self.scope }
+    /// A generation of this group that holds nothing: where a snapshot is staged.
+    pub(crate) fn unused_generation(&self) -> Scope {
+        let generation = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        Scope { generation, ..self.scope }
     }
 
-    /// Makes a staged generation the living one and drops the old one's rows, in one batch.
+    /// Makes a staged generation the living one, durably; the one before it goes with its last
+    /// reader.
     pub(crate) fn flip(&self, to: Scope) -> Result<Group, Error> {
+        let mut living = self.shared.living.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rows = Rows::new();
         rows.put(generation_row(to.group), to.generation.to_be_bytes().to_vec());
-        rows.delete_range(self.scope.all());
         self.store.write(rows)?;
         self.store.flush()?;
-        Ok(Group { store: self.store.clone(), scope: to })
+        let generation = Arc::new(Generation::living(self.store.clone(), to));
+        let before = std::mem::replace(&mut *living, generation.clone());
+        before.replaced.store(true, Ordering::Release);
+        Ok(Group { store: self.store.clone(), scope: to, generation, shared: self.shared.clone() })
     }
+}
+
+impl Generation {
+    fn living(store: Arc<dyn Store>, scope: Scope) -> Self {
+        Self { store, scope, replaced: AtomicBool::new(false) }
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        if !self.replaced.load(Ordering::Acquire) {
+            return;
+        }
+        if let Err(error) = sweep(self.store.as_ref(), &self.scope.all()) {
+            tracing::warn!(%error, "a replaced generation stays until the next start");
+        }
+    }
+}
+
+/// Drops every row of a range, if there is one.
+fn sweep(store: &dyn Store, range: &Range) -> Result<(), Error> {
+    let mut found = false;
+    store.scan(range, false, &mut |_, _| {
+        found = true;
+        ControlFlow::Break(())
+    })?;
+    if !found {
+        return Ok(());
+    }
+    let mut rows = Rows::new();
+    rows.delete_range(range.clone());
+    store.write(rows)
 }
 
 fn decode_generation(bytes: &[u8]) -> Result<u32, Error> {

@@ -13,13 +13,14 @@
 //! | `rocks` | the trait over RocksDB |
 //! | `rows` | how a row's name becomes bytes that sort right |
 //! | `group` | one group's part of the store: its marks, its generation |
-//! | `shard` | machine changes → rows, and the machine's view of them |
+//! | `shard` | machine changes → rows, and the machine's view of them (`keys`, `claims`, `values`) |
 //! | `meta` | meta records → rows and back |
 //! | `transfer` | a group's rows as a checked stream, and back into the store |
 //!
 //! A group's rows carry its generation. A snapshot from a peer is written
-//! under a new generation beside the old one, then one batch flips the pointer; a
-//! half-installed one never becomes visible and is swept at the next start.
+//! under a new generation beside the old one, then one write flips the pointer; a
+//! half-installed one never becomes visible and is swept at the next start. The
+//! old rows go with the last handle that reads them.
 //!
 //! Left out here: compaction of old versions, scrubbing, checksummed repair,
 //! rate limits (the storage part brings them).
@@ -37,6 +38,8 @@ pub use rocks::{Budget, RocksStore};
 pub use rows::{Range, Row};
 pub use store::{Intake, Rows, Store};
 pub use transfer::{Import, export};
+
+use stemedb_types::GroupId;
 
 /// Why the store refused. After [`Error::Io`] or [`Error::Corrupt`] nothing more may be applied:
 /// the batch in question is not written, what was written before stands.
@@ -63,6 +66,22 @@ pub enum Error {
     InUse {
         /// The directory.
         dir: String,
+    },
+    /// The directory was written by a newer build; nothing of it was touched.
+    #[error("the store in {dir} has format {found:?}, this build reads {known:?}")]
+    Format {
+        /// The directory.
+        dir: String,
+        /// What its format file says.
+        found: String,
+        /// The newest format this build reads.
+        known: &'static str,
+    },
+    /// The handle is on a generation that a snapshot has replaced; nothing was written.
+    #[error("group {group} was replaced by a snapshot")]
+    Replaced {
+        /// Which group.
+        group: GroupId,
     },
     /// A transferred stream that does not check; nothing of it became visible.
     #[error("take in a snapshot: {cause}")]

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use stemedb_machine::meta::{MetaRecord, MetaState};
-use stemedb_types::{Decoder, Encoder};
+use stemedb_types::{DecodeError, Decoder, Encoder};
 
 use crate::rows::Kind;
 use crate::{Batch, Error, Group};
@@ -24,21 +24,25 @@ impl Group {
         let mut state = MetaState::default();
         let mut fault = None;
         let range = self.scope.row(Kind::Meta).into_prefix();
-        self.scan(
-            &range,
-            false,
-            &mut |_, value| match MetaRecord::decode(&mut Decoder::new(value)) {
-                Ok(record) => {
-                    state.absorb(record);
-                    ControlFlow::Continue(())
-                }
-                Err(cause) => {
-                    fault =
-                        Some(Error::Corrupt { what: "a meta record", cause: cause.to_string() });
-                    ControlFlow::Break(())
-                }
-            },
-        )?;
+        self.scan(&range, false, &mut |_, value| match whole(value) {
+            Ok(record) => {
+                state.absorb(record);
+                ControlFlow::Continue(())
+            }
+            Err(cause) => {
+                let cause = cause.to_string();
+                fault = Some(Error::Corrupt { what: "a meta record", cause });
+                ControlFlow::Break(())
+            }
+        })?;
         fault.map_or(Ok(state), Err)
     }
+}
+
+/// A record and nothing behind it.
+fn whole(value: &[u8]) -> Result<MetaRecord, DecodeError> {
+    let mut from = Decoder::new(value);
+    let record = MetaRecord::decode(&mut from)?;
+    from.finish()?;
+    Ok(record)
 }

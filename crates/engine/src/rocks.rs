@@ -3,8 +3,9 @@
 //! One column family, no log, LZ4. Reads verify block checksums (RocksDB's
 //! default, left on). What is durable is asked of RocksDB itself: with its log off, a
 //! read of the persisted tier skips the memtables and so shows what a
-//! crash would leave. The directory holds `rocks/`, which is RocksDB's, and
-//! `staging/`, where snapshots are put together; staging is emptied at start.
+//! crash would leave. The directory holds `rocks/`, which is RocksDB's,
+//! `staging/`, where snapshots are put together and which is emptied at start, and
+//! `FORMAT`, one line: a build that does not know it touches nothing.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -15,8 +16,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, IngestExternalFileOptions,
-    Options, ReadOptions, ReadTier, SstFileWriter, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind,
+    IngestExternalFileOptions, Options, ReadOptions, ReadTier, SstFileWriter, WriteBatch,
+    WriteOptions,
 };
 
 use crate::Error;
@@ -38,26 +40,44 @@ impl Default for Budget {
     }
 }
 
+/// RocksDB's own diary is begun anew at this size.
+const INFO_LOG_BYTES_MAX: usize = 4 << 20;
+
 /// RocksDB as the store of a node.
 pub struct RocksStore {
     db: Arc<DB>,
+    options: Options,
     staging: PathBuf,
     staged: AtomicU64,
     write_options: WriteOptions,
 }
 
+/// What `FORMAT` holds: the version of how rows are named and laid out.
+const FORMAT: &str = "stemedb-store 1";
+
 fn io(verb: &'static str, cause: impl ToString) -> Error {
     Error::Io { verb, cause: cause.to_string() }
+}
+
+/// What RocksDB says of a read: that its bytes are damaged, or that it could not.
+fn unread(what: &'static str, cause: rocksdb::Error) -> Error {
+    match cause.kind() {
+        ErrorKind::Corruption => Error::Corrupt { what, cause: cause.into_string() },
+        _ => io("read", cause.into_string()),
+    }
 }
 
 impl RocksStore {
     /// Opens the store in `dir`, making it if it is not there.
     ///
-    /// Fails with [`Error::InUse`] if another process has it open; nothing was changed then.
+    /// Fails with [`Error::InUse`] if another process has it open, and with [`Error::Format`] if a
+    /// newer build wrote it; nothing was changed then.
     pub fn open(dir: &Path, budget: Budget) -> Result<Self, Error> {
         let staging = dir.join("staging");
         fs::create_dir_all(dir).map_err(|cause| io("open", cause))?;
-        let db = DB::open(&options(budget), dir.join("rocks")).map_err(|cause| {
+        check_format(dir)?;
+        let options = options(budget);
+        let db = DB::open(&options, dir.join("rocks")).map_err(|cause| {
             let text = cause.to_string();
             if text.contains("While lock file") || text.contains("lock hold by current process") {
                 Error::InUse { dir: dir.display().to_string() }
@@ -73,8 +93,33 @@ impl RocksStore {
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
         write_options.set_memtable_insert_hint_per_batch(true);
-        Ok(Self { db: Arc::new(db), staging, staged: AtomicU64::new(0), write_options })
+        Ok(Self { db: Arc::new(db), options, staging, staged: AtomicU64::new(0), write_options })
     }
+}
+
+/// Refuses a directory of a newer build before anything in it is touched; marks a new one.
+fn check_format(dir: &Path) -> Result<(), Error> {
+    let path = dir.join("FORMAT");
+    let found = match fs::read_to_string(&path) {
+        Ok(found) => found,
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return mark_format(dir),
+        Err(cause) => return Err(io("open", cause)),
+    };
+    if found.trim_end() == FORMAT {
+        return Ok(());
+    }
+    let found = found.trim_end().chars().take(80).collect();
+    Err(Error::Format { dir: dir.display().to_string(), found, known: FORMAT })
+}
+
+/// Writes `FORMAT` so that a crash leaves all of it or none.
+fn mark_format(dir: &Path) -> Result<(), Error> {
+    let open = |cause: std::io::Error| io("open", cause);
+    let new = dir.join("FORMAT.new");
+    fs::write(&new, format!("{FORMAT}\n")).map_err(open)?;
+    fs::File::open(&new).and_then(|file| file.sync_all()).map_err(open)?;
+    fs::rename(&new, dir.join("FORMAT")).map_err(open)?;
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(open)
 }
 
 fn options(budget: Budget) -> Options {
@@ -93,6 +138,7 @@ fn options(budget: Budget) -> Options {
     options.set_max_background_jobs(2);
     options.set_bytes_per_sync(1 << 20);
     options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(INFO_LOG_BYTES_MAX);
     options.set_stats_dump_period_sec(0);
     options
 }
@@ -125,12 +171,12 @@ fn walk(
         }
     }
     // The end of the range, or a block that does not check: only the status tells them apart.
-    rows.status().map_err(|cause| Error::Corrupt { what: "a range", cause: cause.to_string() })
+    rows.status().map_err(|cause| unread("a range", cause))
 }
 
 impl Store for RocksStore {
     fn get(&self, row: &Row) -> Result<Option<Bytes>, Error> {
-        let value = self.db.get(&row.0).map_err(|cause| io("read", cause))?;
+        let value = self.db.get(&row.0).map_err(|cause| unread("a row", cause))?;
         Ok(value.map(Bytes::from))
     }
 
@@ -140,6 +186,9 @@ impl Store for RocksStore {
         reverse: bool,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), Error> {
+        if range.is_empty() {
+            return Ok(());
+        }
         walk(self.db.raw_iterator_opt(read_options(range)), reverse, visit)
     }
 
@@ -171,7 +220,7 @@ impl Store for RocksStore {
     fn durable(&self, row: &Row) -> Result<Option<Bytes>, Error> {
         let mut options = ReadOptions::default();
         options.set_read_tier(ReadTier::Persisted);
-        let value = self.db.get_opt(&row.0, &options).map_err(|cause| io("read", cause))?;
+        let value = self.db.get_opt(&row.0, &options).map_err(|cause| unread("a row", cause))?;
         Ok(value.map(Bytes::from))
     }
 
@@ -188,6 +237,7 @@ impl Store for RocksStore {
         fs::create_dir(&dir).map_err(|cause| io("stage", cause))?;
         Ok(Box::new(StagedRows {
             db: self.db.clone(),
+            options: self.options.clone(),
             dir,
             files: Vec::new(),
             rows: Vec::new(),
@@ -207,6 +257,8 @@ const STAGED_FILE_BYTES: usize = 32 << 20;
 /// Sorted rows on their way in: those held, and the SST files of those before.
 struct StagedRows {
     db: Arc<DB>,
+    /// The store's own, so that the files have its filters and compression.
+    options: Options,
     dir: PathBuf,
     files: Vec<PathBuf>,
     rows: Vec<(Vec<u8>, Vec<u8>)>,
@@ -219,9 +271,7 @@ impl StagedRows {
             return Ok(());
         }
         let path = self.dir.join(format!("{:08}.sst", self.files.len()));
-        let mut options = Options::default();
-        options.set_compression_type(DBCompressionType::Lz4);
-        let mut writer = SstFileWriter::create(&options);
+        let mut writer = SstFileWriter::create(&self.options);
         writer.open(&path).map_err(|cause| io("stage", cause))?;
         for (row, value) in self.rows.drain(..) {
             writer.put(row, value).map_err(|cause| io("stage", cause))?;

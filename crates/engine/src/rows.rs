@@ -9,7 +9,7 @@
 //! the closing pair sorts below every continuation. The rows of one group of one
 //! generation are one range; the newest version of a key comes first, because
 //! revisions are written inverted. Names (not values) carry no version: their
-//! layout is the version of the store's format file.
+//! layout is the version in the store's `FORMAT` file.
 
 use stemedb_machine::shard::{AgentId, BucketNumber, ClaimKey, StatementId};
 use stemedb_types::{BucketName, GroupId, ProjectId, Revision};
@@ -33,6 +33,11 @@ pub struct Range {
 }
 
 impl Range {
+    /// Whether no row can be in it: it ends where it starts, or before.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start >= self.end
+    }
+
     /// Every row whose name begins with `prefix`, which is never all 0xff here.
     pub(crate) fn prefix(prefix: &[u8]) -> Self {
         let mut end = prefix.to_vec();
@@ -79,6 +84,13 @@ impl Scope {
     /// All rows of the scope.
     pub(crate) fn all(self) -> Range {
         Range::prefix(&self.bytes())
+    }
+
+    /// All rows of the group that are of another generation: those below, and those above.
+    pub(crate) fn other_generations(self) -> [Range; 2] {
+        let group = Range::prefix(&self.group.0.to_be_bytes());
+        let own = self.all();
+        [Range { start: group.start, end: own.start }, Range { start: own.end, end: group.end }]
     }
 
     pub(crate) fn bytes(self) -> [u8; SCOPE_BYTES] {
@@ -253,6 +265,54 @@ mod tests {
 
     fn closed(part: &[u8], then: &[u8]) -> Vec<u8> {
         Name(Vec::new()).text(part).raw(then).into_bytes()
+    }
+
+    #[test]
+    fn the_other_generations_are_all_of_the_group_but_the_living_one() {
+        for generation in [0, 1, 255, u32::MAX] {
+            let scope = Scope { group: GroupId(7), generation };
+            let [below, above] = scope.other_generations();
+            let covered = |group, generation| {
+                let row = Scope { group: GroupId(group), generation }.applied().0;
+                [&below, &above].iter().filter(|r| r.start <= row && row < r.end).count()
+            };
+            for other in [0, 1, 2, 254, 255, 256, u32::MAX] {
+                assert_eq!(covered(7, other), usize::from(other != generation), "{other}");
+                assert_eq!((covered(6, other), covered(8, other)), (0, 0), "{other}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_on_disk_stand_as_they_were_first_written() {
+        let scope = Scope { group: GroupId(2), generation: 3 };
+        let id = StatementId([0xaa; 32]);
+        let key = ClaimKey { subject: "s".to_owned(), predicate: "p\0".to_owned(), id };
+        let agent = AgentId::key("a").unwrap();
+        let bucket = BucketNumber(5);
+        let front = [0, 0, 0, 2, 0, 0, 0, 3];
+        let row = |kind: u8, rest: &[&[u8]]| Row([&front, &[kind][..], &rest.concat()].concat());
+        let five: &[u8] = &[0, 0, 0, 5];
+        let (s, p): (&[u8], &[u8]) = (b"s\0\x01", b"p\0\xff\0\x01");
+        assert_eq!(scope.applied(), row(1, &[]));
+        assert_eq!(scope.next_bucket(), row(2, &[]));
+        let name = "b".parse().unwrap();
+        assert_eq!(
+            scope.bucket(ProjectId(9), &name),
+            row(0x10, &[&[0, 0, 0, 0, 0, 0, 0, 9], b"b"])
+        );
+        let newest = scope.version(bucket, b"k", Revision(1));
+        let inverted: &[u8] = &[255, 255, 255, 255, 255, 255, 255, 254];
+        assert_eq!(newest, row(0x20, &[five, b"k\0\x01", inverted]));
+        assert_eq!(scope.log(bucket, Revision(1)), row(0x30, &[five, &[0, 0, 0, 0, 0, 0, 0, 1]]));
+        assert_eq!(scope.claim(bucket, &key).finish(), row(0x40, &[five, s, p, &id.0]));
+        assert_eq!(scope.claim_id(bucket, id), row(0x41, &[five, &id.0]));
+        assert_eq!(scope.claim_by_predicate(bucket, &key), row(0x42, &[five, p, s, &id.0]));
+        let by_agent = scope.claim_by_agent(bucket, &agent, &key);
+        assert_eq!(by_agent, row(0x43, &[five, b"key:a\0\x01", s, p, &id.0]));
+        let pointer =
+            Row([[0xff; 4], [0; 4]].concat().into_iter().chain([1, 0, 0, 0, 2]).collect());
+        assert_eq!(generation_row(GroupId(2)), pointer);
     }
 
     proptest! {

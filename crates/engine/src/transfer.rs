@@ -4,15 +4,15 @@
 //! chunk = version u8 | last? u8 | rows before u64 | (row, value)* | CRC-32 of all before it
 //! ```
 //!
-//! Rows travel without their scope, so that the receiver files them under its
-//! own next generation. The stream is one frozen view of the sender's store, its
+//! Rows travel without their scope, in order, so that the receiver files them under
+//! a generation of its own. The stream is one frozen view of the sender's store, its
 //! applied mark among the rows; the last chunk says so. A chunk that is
 //! missing, doubled or damaged ends the intake and leaves nothing behind.
 
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use stemedb_types::{DecodeError, Decoder, Encoder};
+use stemedb_types::{Decoder, Encoder};
 
 use crate::Error;
 use crate::group::Group;
@@ -77,58 +77,86 @@ impl Chunk {
 }
 
 /// A group's rows on their way in, beside the living ones.
+#[must_use = "an import that is dropped leaves nothing"]
 pub struct Import {
     group: Group,
     scope: Scope,
     intake: Box<dyn Intake>,
+    /// The newest row taken in: the next is above it.
+    row: Vec<u8>,
     rows: u64,
-    whole: bool,
+    state: State,
     applied: Option<Bytes>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// More chunks are to come.
+    Open,
+    /// The last chunk was taken.
+    Whole,
+    /// A chunk was refused: nothing that comes after can make it good.
+    Refused,
+}
+
+fn refuse(cause: impl ToString) -> Error {
+    Error::Transfer { cause: cause.to_string() }
+}
+
 impl Import {
-    /// Begins to take in rows for `group`, under its next generation.
+    /// Begins to take in rows for `group`, under a generation of their own. Several may be under
+    /// way; each is whole by itself.
     pub fn begin(group: &Group) -> Result<Self, Error> {
-        let scope = group.next_generation();
-        group.sweep(scope)?;
+        let scope = group.unused_generation();
         let intake = group.store.intake()?;
-        Ok(Self { group: group.clone(), scope, intake, rows: 0, whole: false, applied: None })
+        Ok(Self {
+            group: group.clone(),
+            scope,
+            intake,
+            row: scope.bytes().to_vec(),
+            rows: 0,
+            state: State::Open,
+            applied: None,
+        })
     }
 
-    /// Takes the next chunk. On an error the import is over; nothing became visible.
+    /// Takes the next chunk. On an error the import is over: nothing became visible, and nothing
+    /// will.
     pub fn chunk(&mut self, chunk: &[u8]) -> Result<(), Error> {
-        let refuse = |cause: DecodeError| Error::Transfer { cause: cause.to_string() };
-        let Some((body, crc)) = chunk.split_last_chunk::<4>() else {
-            return Err(Error::Transfer { cause: "a chunk is too short".to_owned() });
-        };
-        if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
-            return Err(Error::Transfer {
-                cause: "a chunk does not match its checksum".to_owned(),
-            });
+        let before = std::mem::replace(&mut self.state, State::Refused);
+        if before != State::Open {
+            return Err(refuse("a chunk came behind the last one, or behind a refused one"));
         }
-        let mut from = Decoder::new(body);
-        from.version("snapshot chunk", CHUNK_VERSION).map_err(refuse)?;
-        let last = from.bool().map_err(refuse)?;
-        let before = from.u64().map_err(refuse)?;
-        if self.whole || before != self.rows {
+        let last = self.take(chunk)?;
+        self.state = if last { State::Whole } else { State::Open };
+        Ok(())
+    }
+
+    /// Takes a chunk's rows. Returns whether it says it is the last one.
+    fn take(&mut self, chunk: &[u8]) -> Result<bool, Error> {
+        let (last, before, rows) = open_chunk(chunk)?;
+        if before != self.rows {
             let rows = self.rows;
-            return Err(Error::Transfer {
-                cause: format!("a chunk starts at row {before}, not {rows}"),
-            });
+            return Err(refuse(format!("a chunk starts at row {before}, not {rows}")));
         }
-        let mut row = self.scope.bytes().to_vec();
+        let mut from = Decoder::new(rows);
+        let mut row = Vec::with_capacity(64);
         while !from.left().is_empty() {
-            row.truncate(SCOPE_BYTES);
+            row.clear();
+            row.extend_from_slice(&self.scope.bytes());
             row.extend_from_slice(from.bytes().map_err(refuse)?);
             let value = from.bytes().map_err(refuse)?;
+            if row <= self.row {
+                return Err(refuse(format!("row {} is not above the one before it", self.rows)));
+            }
             if row == self.scope.applied().0 {
                 self.applied = Some(Bytes::copy_from_slice(value));
             }
             self.intake.put(&row, value)?;
+            std::mem::swap(&mut self.row, &mut row);
             self.rows += 1;
         }
-        self.whole = last;
-        Ok(())
+        Ok(last)
     }
 
     /// The applied mark among the rows taken in so far: it comes in the first chunk.
@@ -138,13 +166,32 @@ impl Import {
 
     /// Makes the rows the group's own, durably, in place of what it held. Returns the group as it
     /// is from now on; its applied mark is the sender's.
+    ///
+    /// [`Error::Transfer`] if the stream is not whole or has no applied mark: the group is as it was.
     pub fn install(self) -> Result<Group, Error> {
-        if !self.whole {
-            return Err(Error::Transfer {
-                cause: "the stream ended before its last chunk".to_owned(),
-            });
+        match self.state {
+            State::Open => return Err(refuse("the stream ended before its last chunk")),
+            State::Refused => return Err(refuse("a chunk of the stream was refused")),
+            State::Whole => {}
+        }
+        if self.applied.is_none() {
+            return Err(refuse("the stream has no applied mark"));
         }
         self.intake.finish()?;
         self.group.flip(self.scope)
     }
+}
+
+/// Checks a chunk: whether it is the last, how many rows came before it, and its rows.
+fn open_chunk(chunk: &[u8]) -> Result<(bool, u64, &[u8]), Error> {
+    let (body, crc) =
+        chunk.split_last_chunk::<4>().ok_or_else(|| refuse("a chunk is too short"))?;
+    if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
+        return Err(refuse("a chunk does not match its checksum"));
+    }
+    let mut from = Decoder::new(body);
+    from.version("snapshot chunk", CHUNK_VERSION).map_err(refuse)?;
+    let last = from.bool().map_err(refuse)?;
+    let before = from.u64().map_err(refuse)?;
+    Ok((last, before, from.left()))
 }

@@ -42,6 +42,7 @@ pub enum Error {
 
 /// What applying one entry gave.
 #[derive(Debug)]
+#[must_use = "a replica that answers without writing the changes has diverged"]
 pub struct Outcome<C, A> {
     /// To be written in one batch with the applied index, in this order.
     pub changes: Vec<C>,

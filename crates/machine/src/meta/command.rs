@@ -142,7 +142,12 @@ impl MetaCommand {
     /// Reads what [`MetaCommand::encode`] wrote.
     pub fn decode(input: &[u8]) -> Result<Self, DecodeError> {
         let mut from = Decoder::new(input);
-        let from = &mut from;
+        let command = Self::read(&mut from)?;
+        from.finish()?;
+        Ok(command)
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         from.version("meta command", COMMAND_VERSION)?;
         Ok(match from.u8()? {
             1 => {

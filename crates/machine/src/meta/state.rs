@@ -9,7 +9,8 @@ use super::record::{ApiKey, Founding, KeyHash, MetaRecord, Node, Project};
 /// Everything the cluster knows of itself. Cloned and swapped, never shared for writing.
 ///
 /// Invariants: ids handed out are below `next_replica` and `next_project`; a project of a key or a
-/// name exists; at most one living key has a label.
+/// name exists; at most one living key has a label, but for those added beside it on purpose
+/// ([`IfExists::Add`](super::IfExists::Add)).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MetaState {
     /// What was fixed at the founding; `None` before it.

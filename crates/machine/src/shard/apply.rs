@@ -1,5 +1,7 @@
 //! Command + view → changes + answer.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use stemedb_types::{Key, Revision};
 
@@ -12,7 +14,8 @@ use crate::{Error, Outcome};
 /// Applies one command to the state that `view` shows.
 ///
 /// The same command on the same state gives the same outcome on every replica. An outcome without
-/// changes took no revision.
+/// changes took no revision. The work is bounded by the command: a look-up or three for each key or
+/// statement it names, no scan.
 pub fn apply(view: &impl View, command: &Command) -> Result<Outcome<Change, Answer>, Error> {
     let mut bucket = match view.bucket(command.project, &command.bucket)? {
         Some(state) => state,
@@ -109,29 +112,32 @@ fn assert(
     let mut statuses = Vec::with_capacity(items.len());
     let mut touches = Vec::new();
     // What this very call has done already: the view does not show it yet.
-    let mut claimed = std::collections::BTreeSet::new();
-    let mut attested = std::collections::BTreeSet::new();
+    let mut claimed = BTreeMap::new();
+    let mut attested = BTreeSet::new();
     for item in items {
-        let key = ClaimKey {
-            subject: item.subject.clone(),
-            predicate: item.predicate.clone(),
-            id: item.id,
+        let (key, stands) = match claimed.get(&item.id) {
+            Some((key, stands)) => (key, *stands),
+            None => {
+                let place = place(view, bucket.number, item)?;
+                let (key, stands) = claimed.entry(item.id).or_insert(place);
+                if !*stands {
+                    changes.push(Change::Claim {
+                        bucket: bucket.number,
+                        key: key.clone(),
+                        statement: item.statement.clone(),
+                    });
+                }
+                (&*key, *stands)
+            }
         };
         let made_before = !attested.insert((item.id, &item.agent))
-            || view.attested(bucket.number, &key, &item.agent)?;
+            || stands && view.attested(bucket.number, key, &item.agent)?;
         if made_before {
             statuses.push(AssertStatus::Known);
             continue;
         }
-        if claimed.insert(item.id) && view.claim_key(bucket.number, item.id)?.is_none() {
-            changes.push(Change::Claim {
-                bucket: bucket.number,
-                key: key.clone(),
-                statement: item.statement.clone(),
-            });
-        }
         let attestation = Attestation { agent: item.agent.clone(), revision, at_ms };
-        changes.push(Change::Attest { bucket: bucket.number, key, attestation });
+        changes.push(Change::Attest { bucket: bucket.number, key: key.clone(), attestation });
         touches.push(touched(TouchKind::Assert, &Bytes::copy_from_slice(&item.id.0)));
         statuses.push(AssertStatus::Created);
     }
@@ -140,6 +146,20 @@ fn assert(
     }
     changes.push(log(bucket.number, revision, touches));
     Ok(Outcome { changes, answer: Answer::Asserted { revision, items: statuses } })
+}
+
+/// Where a statement stands, and whether it does already. Its id decides, not what the command
+/// says of it: an attestation must never be filed where its statement is not.
+fn place(
+    view: &impl View,
+    bucket: BucketNumber,
+    item: &AssertItem,
+) -> Result<(ClaimKey, bool), Error> {
+    if let Some(key) = view.claim_key(bucket, item.id)? {
+        return Ok((key, true));
+    }
+    let AssertItem { id, subject, predicate, .. } = item;
+    Ok((ClaimKey { subject: subject.clone(), predicate: predicate.clone(), id: *id }, false))
 }
 
 fn log(bucket: BucketNumber, revision: Revision, touched: Vec<Touched>) -> Change {

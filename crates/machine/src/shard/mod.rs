@@ -21,7 +21,9 @@
 //! | `change` | what a machine may do to the state |
 //! | `apply` | command + view → changes + answer |
 //! | `overlay` | a view with changes laid over it, for a run of entries in one batch |
-//! | `read` | gets, scans and queries over a view |
+//! | `read` | what may be asked and found; gets and scans over a view |
+//! | `query` | claims that match a pattern, resolved by a lens |
+//! | `read_bytes` | the bytes of reads, cursors and their answers |
 //!
 //! Retention (compacting versions below a floor) is not here yet: history
 //! grows until the data part brings it.
@@ -31,7 +33,9 @@ mod apply;
 mod change;
 mod command;
 mod overlay;
+mod query;
 mod read;
+mod read_bytes;
 mod view;
 
 #[cfg(test)]

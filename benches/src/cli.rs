@@ -1,0 +1,159 @@
+//! What can be asked for on the command line.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Measures StemeDB beside etcd on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "stemedb-benches", version)]
+pub(crate) struct Cli {
+    /// Which measurement.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The measurements.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Put and linearizable get on three nodes of each system, in a closed loop
+    Compare(CompareArgs),
+    /// CPU and memory of three nodes nobody talks to, and memory of one alone
+    Idle(IdleArgs),
+}
+
+/// A database that can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum System {
+    /// Ours, over HTTP/1.1.
+    Stemedb,
+    /// etcd, over its own gRPC.
+    Etcd,
+}
+
+impl fmt::Display for System {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            System::Stemedb => "stemedb",
+            System::Etcd => "etcd",
+        })
+    }
+}
+
+/// How the figures are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For a person.
+    Table,
+    /// For a program.
+    Json,
+}
+
+/// Which servers are started, where, and how the result is printed.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Servers {
+    /// The binary of StemeDB
+    #[arg(long, value_name = "FILE", default_value = "target/release/stemedb")]
+    pub(crate) stemedb_binary: PathBuf,
+    /// The binary of etcd
+    #[arg(long, value_name = "FILE", default_value = "etcd")]
+    pub(crate) etcd_binary: PathBuf,
+    /// A further setting for every StemeDB node, NAME=VALUE; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]
+    pub(crate) stemedb_env: Vec<(String, String)>,
+    /// Where the servers' data lies while they run; should be on a real disk
+    #[arg(long, value_name = "DIR", default_value = "target/benches-data")]
+    pub(crate) data_dir: PathBuf,
+    /// How the figures are printed
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+/// The options of `compare`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// How long each cell is measured, in seconds, after the warm-up
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+    /// Numbers of clients, one row each
+    #[arg(long, value_delimiter = ',', default_value = "1,64,256",
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) clients: Vec<u32>,
+    /// Size of a value
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub(crate) value_bytes: u32,
+    /// How many keys there are, all of them written before anything is measured
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) keys: u64,
+    /// Measure this system alone
+    #[arg(long, value_enum)]
+    pub(crate) only: Option<System>,
+    /// How often each system is started and measured, in alternating order
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Seed of the random keys and values
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// End with status 1 if an operation failed or the floor against etcd was not held
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Which servers.
+    #[command(flatten)]
+    pub(crate) servers: Servers,
+}
+
+/// The options of `idle`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct IdleArgs {
+    /// How long the idle cluster is watched, in seconds
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+    /// How long servers are left alone after their start before they are looked at, in seconds
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub(crate) settle: u64,
+    /// Which system
+    #[arg(long, value_enum, default_value_t = System::Stemedb)]
+    pub(crate) system: System,
+    /// Which servers.
+    #[command(flatten)]
+    pub(crate) servers: Servers,
+}
+
+fn parse_setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    if !name.starts_with("STEMEDB_") {
+        return Err("the name must start with STEMEDB_".to_owned());
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compare_without_options_measures_what_the_floor_is_about() {
+        let cli = Cli::parse_from(["stemedb-benches", "compare"]);
+        let Command::Compare(arguments) = cli.command else { panic!("{cli:?}") };
+        assert_eq!((arguments.clients, arguments.value_bytes), (vec![1, 64, 256], 256));
+        assert_eq!((arguments.only, arguments.rounds, arguments.check), (None, 2, false));
+    }
+
+    #[test]
+    fn options_out_of_bounds_are_refused() {
+        // Intent: each would divide by zero, never end, or start nothing.
+        for options in [
+            ["--clients", "0"],
+            ["--clients", ""],
+            ["--seconds", "0"],
+            ["--keys", "0"],
+            ["--rounds", "0"],
+            ["--stemedb-env", "PATH=/tmp"],
+            ["--stemedb-env", "STEMEDB_SHARDS"],
+        ] {
+            let line = [&["stemedb-benches", "compare"], &options[..]].concat();
+            assert!(Cli::try_parse_from(line).is_err(), "{options:?}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Load drivers that measure StemeDB beside its peers.
+//!
+//! `compare` starts a three-node cluster of StemeDB and one of etcd on this
+//! machine, one after the other, drives both with the same closed loop and
+//! prints what each did per second, how long an operation took and how much
+//! CPU the servers spent on it. `idle` measures a cluster nobody talks to.
+//!
+//! Servers, disk and generator share one machine on purpose: what counts is the
+//! ratio between two systems under the same conditions, not the figure of one.
+//! The generator runs on one thread and its own CPU is reported, since it takes
+//! from the same cores. What the numbers do not say is in the `README.md`.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `cli` | what can be asked for |
+//! | `compare`, `idle` | the two measurements, step by step |
+//! | `load` | the closed loop and what one cell of the table is |
+//! | `tally` | what is counted, and how counts are put together |
+//! | `stemedb`, `etcd` | how a cluster of each is started and talked to |
+//! | `fleet` | server processes: started, watched, ended by id |
+//! | `http` | one HTTP/1.1 connection |
+//! | `procfs` | CPU time and memory of a process |
+//! | `place` | the scratch directory and free ports |
+//! | `report`, `table` | the figures for a person and for a program |
+
+mod cli;
+mod compare;
+mod etcd;
+mod fleet;
+mod http;
+mod idle;
+mod load;
+mod place;
+mod procfs;
+mod report;
+mod stemedb;
+mod table;
+mod tally;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::LocalSet;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    match start(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("stemedb-benches: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, run(cli))
+}
+
+/// Runs the command. On a signal it is dropped where it stands, and with it every server it
+/// started is killed.
+async fn run(cli: Cli) -> Result<ExitCode> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let command = async {
+        match &cli.command {
+            Command::Compare(arguments) => compare::run(arguments).await,
+            Command::Idle(arguments) => idle::run(arguments).await,
+        }
+    };
+    tokio::select! {
+        outcome = command => outcome,
+        _ = interrupt.recv() => bail!("interrupted; the servers were killed"),
+        _ = terminate.recv() => bail!("terminated; the servers were killed"),
+    }
+}

@@ -1,0 +1,49 @@
+//! A typed client of the HTTP API with retries; what the command line uses.
+//!
+//! One method for each call of the API. What a caller may rely on is the
+//! meaning of an error: [`Error`] says what is true now, and for a write that
+//! is one of three things: it was refused, it was not applied, or nobody here
+//! can know.
+//!
+//! A pipeline must not fail while a node restarts, so a request that found
+//! nobody is sent again after 2, 4 and 8 seconds (longer if the server asks
+//! for it), to the next address if several are known. A read is repeated
+//! whenever no answer came. A write is repeated only on 503, which always
+//! means "not applied". It carries an `Idempotency-Key`, the same on every
+//! try.
+//!
+//! Left out, with the cost. A write is not repeated on 502, 504 or a broken
+//! connection, although its `Idempotency-Key` would make that safe: the server
+//! does not keep these keys yet, so the caller has to look. A 421 is an error:
+//! the owner it names is not followed, so point this client at a gateway. The
+//! key is wiped when the client is dropped, but HTTP libraries copy headers,
+//! and those copies are not.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `client` | who is asked, and as whom |
+//! | `retry` | when a request is sent again: a table, and nothing else |
+//! | `send` | one request, through its tries, to an answer |
+//! | `error` | what is true when it failed |
+//! | `key` | an API key that is never printed |
+//! | `kv`, `claims`, `keys`, `cluster` | the calls |
+
+mod claims;
+mod client;
+mod cluster;
+mod error;
+mod key;
+mod keys;
+mod kv;
+mod query;
+mod retry;
+mod send;
+#[cfg(test)]
+mod tests;
+
+pub use claims::{Asserted, QueryOptions, batches};
+pub use client::{Client, ClientBuilder, Sleep};
+pub use error::{Error, Refusal};
+pub use key::ApiKey;
+pub use kv::{Condition, ScanOptions, Value, Written};
+pub use stemedb_api as api;

@@ -1,0 +1,151 @@
+//! Machine changes → rows, and the machine's view of them.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `keys` | the versions of keys, looked up and scanned |
+//! | `claims` | statements with their attestations, and the indexes over them |
+//! | `values` | what the rows hold, as bytes |
+
+mod claims;
+mod keys;
+mod values;
+
+use std::ops::ControlFlow;
+
+use stemedb_machine::Error as MachineError;
+use stemedb_machine::shard::{
+    AgentId, BucketNumber, BucketState, Change, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Head,
+    KeyRange, KeyRow, StatementId, Version, View,
+};
+use stemedb_types::{BucketName, Key, ProjectId, Revision};
+
+use crate::{Batch, Error, Group};
+use values::{
+    decode_bucket, decode_claim_key, encode_attestation, encode_bucket, encode_claim_key,
+    encode_log, encode_statement, encode_version,
+};
+
+fn corrupt(what: &'static str, cause: impl ToString) -> Error {
+    Error::Corrupt { what, cause: cause.to_string() }
+}
+
+impl Batch {
+    /// Writes one change of a shard.
+    pub fn put_change(&mut self, change: &Change) {
+        let scope = self.scope;
+        match change {
+            Change::Bucket { project, name, state } => {
+                // A bucket's first write is what uses its number up.
+                if state.revision == Revision(1) {
+                    let next = state.number.0 + 1;
+                    self.rows.put(scope.next_bucket(), next.to_be_bytes().to_vec());
+                }
+                self.rows.put(scope.bucket(*project, name), encode_bucket(state));
+            }
+            Change::Version { bucket, key, head, value } => {
+                let row = scope.version(*bucket, key.as_bytes(), head.mod_revision);
+                self.rows.put(row, encode_version(head, value));
+            }
+            Change::Claim { bucket, key, statement } => {
+                let row = claims::statement_row(scope, *bucket, key);
+                self.rows.put(row, encode_statement(statement));
+                self.rows.put(scope.claim_id(*bucket, key.id), encode_claim_key(key));
+                self.rows.put(scope.claim_by_predicate(*bucket, key), Vec::new());
+            }
+            Change::Attest { bucket, key, attestation } => {
+                let agent = &attestation.agent;
+                let row = claims::attestation_row(scope, *bucket, key, agent);
+                self.rows.put(row, encode_attestation(attestation));
+                self.rows.put(scope.claim_by_agent(*bucket, agent, key), Vec::new());
+            }
+            Change::Log { bucket, revision, touched } => {
+                self.rows.put(scope.log(*bucket, *revision), encode_log(touched));
+            }
+        }
+    }
+}
+
+impl View for Group {
+    fn bucket(
+        &self,
+        project: ProjectId,
+        name: &BucketName,
+    ) -> Result<Option<BucketState>, MachineError> {
+        let Some(value) = self.get(&self.scope.bucket(project, name))? else { return Ok(None) };
+        Ok(Some(decode_bucket(&value).map_err(|cause| corrupt("a bucket", cause))?))
+    }
+
+    fn next_bucket(&self) -> Result<BucketNumber, MachineError> {
+        let Some(value) = self.get(&self.scope.next_bucket())? else {
+            return Ok(BucketNumber(0));
+        };
+        let bytes = value.as_ref().try_into();
+        let bytes = bytes.map_err(|_| corrupt("the next bucket", "not 4 bytes long"))?;
+        Ok(BucketNumber(u32::from_be_bytes(bytes)))
+    }
+
+    fn head(&self, bucket: BucketNumber, key: &Key) -> Result<Option<Head>, MachineError> {
+        Ok(self.newest(bucket, key, Revision(u64::MAX), |head, _| head)?)
+    }
+
+    fn version(
+        &self,
+        bucket: BucketNumber,
+        key: &Key,
+        as_of: Revision,
+    ) -> Result<Option<Version>, MachineError> {
+        Ok(self.newest(bucket, key, as_of, keys::version)?)
+    }
+
+    fn scan_keys(
+        &self,
+        bucket: BucketNumber,
+        range: &KeyRange,
+        as_of: Revision,
+        reverse: bool,
+        visit: &mut dyn FnMut(KeyRow) -> ControlFlow<()>,
+    ) -> Result<(), MachineError> {
+        Ok(self.scan_versions(bucket, range, as_of, reverse, visit)?)
+    }
+
+    fn claim_key(
+        &self,
+        bucket: BucketNumber,
+        id: StatementId,
+    ) -> Result<Option<ClaimKey>, MachineError> {
+        let Some(value) = self.get(&self.scope.claim_id(bucket, id))? else { return Ok(None) };
+        Ok(Some(decode_claim_key(&value, id).map_err(|cause| corrupt("a claim's place", cause))?))
+    }
+
+    fn claim(
+        &self,
+        bucket: BucketNumber,
+        key: &ClaimKey,
+    ) -> Result<Option<ClaimRow>, MachineError> {
+        Ok(self.gather_claim(bucket, key.clone())?)
+    }
+
+    fn attested(
+        &self,
+        bucket: BucketNumber,
+        key: &ClaimKey,
+        agent: &AgentId,
+    ) -> Result<bool, MachineError> {
+        Ok(self.get(&claims::attestation_row(self.scope, bucket, key, agent))?.is_some())
+    }
+
+    fn scan_claims(
+        &self,
+        bucket: BucketNumber,
+        order: &ClaimOrder,
+        start: &ClaimStart,
+        visit: &mut dyn FnMut(ClaimRow) -> ControlFlow<()>,
+    ) -> Result<(), MachineError> {
+        Ok(match order {
+            ClaimOrder::Subject => self.walk_claims(bucket, start, visit)?,
+            ClaimOrder::Predicate | ClaimOrder::Agent(_) => {
+                self.walk_claim_index(bucket, order, start, visit)?;
+            }
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! `stemedb cluster status|members|layout`.
+
+use std::collections::HashMap;
+
+use stemedb_api::cluster::{Layout, MemberList, Replica, Status};
+
+use crate::cli::ClusterCommand;
+use crate::endpoint::Who;
+use crate::exit::Failure;
+use crate::output::{self, Output};
+
+pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
+    match command {
+        ClusterCommand::Status(args) => {
+            let status = args.client(Who::Admin)?.cluster_status().await?;
+            match args.output {
+                Output::Json => output::json(&status),
+                Output::Table => output::line(&status_table(&status)),
+            }
+        }
+        ClusterCommand::Members(args) => {
+            let members = args.client(Who::Admin)?.members().await?;
+            match args.output {
+                Output::Json => output::json(&members),
+                Output::Table => output::line(&members_table(&members)),
+            }
+        }
+        ClusterCommand::Layout(args) => {
+            let client = args.client(Who::Admin)?;
+            let layout = client.layout().await?;
+            match args.output {
+                Output::Json => output::json(&layout),
+                Output::Table => output::line(&layout_table(&layout, &client.members().await?)),
+            }
+        }
+    }
+}
+
+/// The cluster in one line, then each member.
+pub(crate) fn status_table(status: &Status) -> String {
+    let (members, shards) = (status.members, status.shards);
+    let mut text = format!(
+        "cluster {}, epoch {}: {} of {} members alive, {} shards, {} without a leader, {} under-replicated",
+        status.cluster_id.as_deref().unwrap_or("not founded yet"),
+        status.epoch,
+        members.alive,
+        members.total,
+        shards.total,
+        shards.leaderless,
+        shards.under_replicated,
+    );
+    if let Some(nodes) = &status.nodes {
+        let rows = nodes.iter().map(|node| {
+            let state = node.state.as_str().to_owned();
+            [node.id.clone(), node.name.clone(), state, node.leaders.to_string()]
+        });
+        text.push_str("\n\n");
+        text.push_str(&output::table(["ID", "NAME", "STATE", "LEADERS"], rows));
+    }
+    text
+}
+
+/// Members and where they are reached.
+pub(crate) fn members_table(members: &MemberList) -> String {
+    let rows = members.items.iter().map(|member| {
+        [
+            member.id.clone(),
+            member.name.clone(),
+            member.state.as_str().to_owned(),
+            member.leaders.to_string(),
+            member.http.clone(),
+            member.gateway.clone(),
+            member.zone.clone(),
+        ]
+    });
+    output::table(["ID", "NAME", "STATE", "LEADERS", "HTTP", "GATEWAY", "ZONE"], rows)
+}
+
+fn layout_table(layout: &Layout, members: &MemberList) -> String {
+    let names: HashMap<&str, &str> =
+        members.items.iter().map(|member| (member.id.as_str(), member.name.as_str())).collect();
+    let name = |replica: &Replica| {
+        (*names.get(replica.node.as_str()).unwrap_or(&replica.node.as_str())).to_owned()
+    };
+    let nodes = |replicas: &[Replica]| replicas.iter().map(name).collect::<Vec<_>>().join(", ");
+    let meta = ["meta".to_owned(), nodes(&layout.meta)];
+    let shards =
+        layout.shards.iter().map(|shard| [shard.shard.to_string(), nodes(&shard.replicas)]);
+    let rows = std::iter::once(meta).chain(shards);
+    format!("epoch {}\n\n{}", layout.epoch, output::table(["SHARD", "REPLICAS"], rows))
+}

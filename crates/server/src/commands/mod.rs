@@ -1,0 +1,9 @@
+//! The commands that ask or look, one file each.
+
+pub(crate) mod claims;
+pub(crate) mod cluster;
+pub(crate) mod config;
+pub(crate) mod health;
+pub(crate) mod ingest;
+pub(crate) mod keys;
+pub(crate) mod kv;

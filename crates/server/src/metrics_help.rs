@@ -1,0 +1,43 @@
+//! HELP of every metric that the rooms below the gateway record.
+//!
+//! The rooms record under fixed names and stay free of prose; here each name
+//! gets its sentence, once, before the first sample. The gateway describes its
+//! own, and so does gossip when it starts.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+
+/// Puts the HELP texts. Call it after the recorder is installed.
+pub(crate) fn describe() {
+    describe_histogram!(
+        "stemedb_wal_fsync_latency_seconds",
+        Unit::Seconds,
+        "Time of one sync of the log."
+    );
+    describe_histogram!("stemedb_wal_batch_records", "Records written to the log by one sync.");
+    describe_counter!("stemedb_wal_bytes_total", Unit::Bytes, "Bytes written to the log.");
+    describe_gauge!("stemedb_wal_segments", "Segments of the log on disk.");
+    describe_counter!("stemedb_raft_proposals_total", "Commands handed to Raft groups led here.");
+    describe_counter!(
+        "stemedb_raft_leader_changes_total",
+        "Times a group of this node saw another leader."
+    );
+    describe_gauge!(
+        "stemedb_raft_apply_lag_entries",
+        "Entries committed but not yet applied, over all groups of this node."
+    );
+    describe_gauge!("stemedb_shards", "Shards of the cluster as this node sees them, by state.");
+    describe_gauge!("stemedb_shard_leaders", "Shards led by this node.");
+    describe_gauge!("stemedb_layout_epoch", "The layout epoch this node acts on.");
+    describe_gauge!("stemedb_storage_bytes", Unit::Bytes, "Bytes on disk, by kind.");
+    describe_histogram!(
+        "stemedb_storage_flush_seconds",
+        Unit::Seconds,
+        "Time of one flush of the store."
+    );
+    describe_gauge!("stemedb_build_info", "Always 1; the label names the version.");
+}
+
+/// Shows which version runs.
+pub(crate) fn build_info() {
+    gauge!("stemedb_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}

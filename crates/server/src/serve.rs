@@ -1,0 +1,241 @@
+//! `stemedb serve`: a node, from its settings to its end.
+//!
+//! Ports are bound before a disk is touched, so a second node on this machine
+//! fails with the port's name. Then the node starts, then its two doors open.
+//! It ends in one of three ways: SIGTERM or Ctrl-C closes the doors gently and
+//! then the node; a failed disk shows why for a minute and ends with 74, for a
+//! supervisor to start it again; and a door that can't open never lets it
+//! begin.
+
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stemedb::meta::NodeAddresses;
+use stemedb::{Auth, Credential, Door, Gossip, Node, NodeOptions, StartError, bind_gossip};
+use stemedb_gateway::{Gateway, Options, RenderMetrics};
+use tokio::net::lookup_host;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use crate::cli::ServeArgs;
+use crate::commands::config::gather;
+use crate::exit::{DISK, ERROR, Failure};
+use crate::settings::{Settings, SystemFiles, check, host_port};
+use crate::{metrics_help, telemetry};
+
+/// How long a node that can't write any more shows why, before it ends.
+const FATAL_SHOWN: Duration = Duration::from_secs(60);
+/// Bytes of chance in a key.
+const KEY_BYTES: usize = 24;
+
+/// Reads the settings, runs the node, comes back when it has ended.
+pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
+    let settings = check(&gather(args.settings)?, &SystemFiles)?;
+    telemetry::log_to_stderr(&settings.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(Failure::error)?;
+    let result = runtime.block_on(serve(settings, args.until_stdin_ends));
+    // A read of standard input can't be called off: it must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(settings: Settings, until_stdin_ends: bool) -> Result<(), Failure> {
+    let (render, upkeep) = telemetry::collect_metrics()?;
+    metrics_help::build_info();
+    let upkeep = tokio::spawn(upkeep);
+    let doors = Doors::bind(&settings)?;
+    let node = start_node(&settings).await?;
+    tracing::info!(node = %node.id(), name = %settings.node_name, http = %settings.bind_addr,
+        gateway = %settings.gateway_addr, "serving");
+    let closing = CancellationToken::new();
+    let served = doors.open(&node, render, until_stdin_ends, &closing);
+    let result = end(&node, until_stdin_ends).await;
+    closing.cancel();
+    served.await;
+    if result.is_ok() {
+        node.shutdown().await;
+    }
+    upkeep.abort();
+    result
+}
+
+/// The two HTTP ports, bound.
+struct Doors {
+    own: tokio::net::TcpListener,
+    gateway: tokio::net::TcpListener,
+}
+
+impl Doors {
+    fn bind(settings: &Settings) -> Result<Self, Failure> {
+        let open = |address: SocketAddr, what: &str| {
+            let listener = bind(address, what)?;
+            tokio::net::TcpListener::from_std(listener).map_err(Failure::error)
+        };
+        Ok(Self {
+            own: open(settings.bind_addr, "HTTP")?,
+            gateway: open(settings.gateway_addr, "gateway")?,
+        })
+    }
+
+    /// Serves both until `closing`; what comes back ends when both have closed.
+    fn open(
+        self,
+        node: &Node,
+        metrics: RenderMetrics,
+        in_haste: bool,
+        closing: &CancellationToken,
+    ) -> impl Future<Output = ()> {
+        let mut options = Options {
+            metrics,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Options::default()
+        };
+        if in_haste {
+            // No load balancer stands before a node of `dev`.
+            options.drain = Duration::ZERO;
+        }
+        let gateway = Gateway::new(Arc::new(node.clone()), options);
+        let door = |listener, door| {
+            let (gateway, closing) = (gateway.clone(), closing.clone());
+            tokio::spawn(async move { gateway.serve(listener, door, closing).await })
+        };
+        let (own, public) = (door(self.own, Door::Own), door(self.gateway, Door::Gateway));
+        async move {
+            for served in [own, public] {
+                if let Err(error) = served.await {
+                    tracing::error!(%error, "a door ended by itself");
+                }
+            }
+        }
+    }
+}
+
+/// Binds a TCP port, or says which one can't be.
+fn bind(address: SocketAddr, what: &str) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| Failure::new(ERROR, format!("the {what} port {address}: {error}")))
+}
+
+/// Waits for a reason to end: `Ok` if someone wants it, else why it must.
+async fn end(node: &Node, until_stdin_ends: bool) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::error)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::error)?;
+    let mut fatal = node.fatal();
+    let stdin_ended = stdin_ended(until_stdin_ends);
+    let asked = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = stdin_ended.notified() => {}
+        }
+    };
+    tokio::pin!(asked);
+    let reason = tokio::select! {
+        () = &mut asked => return Ok(()),
+        reason = fatal.wait_for(Option::is_some) => match reason {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The node is gone without a word, which only a bug does.
+            Err(error) => error.to_string(),
+        },
+    };
+    tracing::error!(%reason, "this node writes nothing more and ends in a minute");
+    let _ = tokio::time::timeout(FATAL_SHOWN, asked).await;
+    Err(Failure::new(DISK, reason))
+}
+
+/// Rings when standard input has ended; never, if that does not matter.
+fn stdin_ended(matters: bool) -> Arc<Notify> {
+    let ended = Arc::new(Notify::new());
+    if matters {
+        let bell = ended.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut scrap = [0; 256];
+            while matches!(std::io::stdin().lock().read(&mut scrap), Ok(count) if count > 0) {}
+            bell.notify_one();
+        });
+    }
+    ended
+}
+
+/// Starts the node that the settings describe.
+async fn start_node(settings: &Settings) -> Result<Node, Failure> {
+    let mut options = NodeOptions::alone("");
+    options.wal_dir = settings.wal_dir.clone();
+    options.db_dir = settings.db_dir.clone();
+    options.name = settings.node_name.clone();
+    options.zone = settings.zone.clone();
+    options.addresses = addresses(settings);
+    options.expect = settings.bootstrap_expect.unwrap_or(1);
+    options.shards = settings.shards;
+    options.replication_factor = settings.replication_factor;
+    options.auth = auth(settings);
+    let secrets = [&settings.cluster_secret, &settings.cluster_secret_previous];
+    options.secrets = secrets.into_iter().flatten().cloned().collect();
+    // Without a secret a node that is alone opens no door to peers at all.
+    if settings.cluster_secret.is_some() || settings.insecure {
+        options.peers = Some(bind(settings.grpc_addr, "gRPC")?);
+        options.gossip = Some(gossip(settings).await?);
+    }
+    Node::start(options).await.map_err(|error| {
+        let code = if matches!(error, StartError::Disk(_)) { DISK } else { ERROR };
+        Failure::new(code, error.to_string())
+    })
+}
+
+async fn gossip(settings: &Settings) -> Result<Gossip, Failure> {
+    let port = settings.gossip_addr.port();
+    let socket = bind_gossip(settings.gossip_addr)
+        .map_err(|error| Failure::new(ERROR, format!("the gossip port: {error}")))?;
+    let host = settings.advertise_host.as_str();
+    let advertise = lookup_host((host, port)).await.ok().and_then(|mut found| found.next());
+    let advertise = advertise.ok_or_else(|| {
+        Failure::new(ERROR, format!("STEMEDB_ADVERTISE_HOST: {host:?} has no address"))
+    })?;
+    let joins_only = settings.bootstrap_expect.is_none();
+    Ok(Gossip { socket, advertise, join: settings.join.clone(), joins_only })
+}
+
+fn addresses(settings: &Settings) -> NodeAddresses {
+    let at = |address: SocketAddr| host_port(&settings.advertise_host, address.port());
+    NodeAddresses {
+        http: at(settings.bind_addr),
+        gateway: at(settings.gateway_addr),
+        grpc: at(settings.grpc_addr),
+        gossip: at(settings.gossip_addr),
+    }
+}
+
+fn auth(settings: &Settings) -> Auth {
+    if !settings.auth_enabled {
+        return Auth::Off;
+    }
+    let given = settings.root_api_key.as_ref().map(|key| Credential::new(key.as_str()));
+    let founds_alone = settings.bootstrap_expect == Some(1) && is_blank(&settings.wal_dir);
+    if given.is_some() || !founds_alone {
+        return Auth::On { root_key: given };
+    }
+    let key = new_root_key();
+    eprintln!("stemedb: this new cluster has one root key, which is not shown again: {}", *key);
+    Auth::On { root_key: Some(Credential::new(key.as_str())) }
+}
+
+/// Whether a node has never run here.
+fn is_blank(folder: &Path) -> bool {
+    std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none())
+}
+
+/// A key nobody has.
+pub(crate) fn new_root_key() -> Zeroizing<String> {
+    let chance = Zeroizing::new(rand::random::<[u8; KEY_BYTES]>());
+    let digits = Zeroizing::new(hex::encode(*chance));
+    Zeroizing::new(format!("steme_live_{}", *digits))
+}
