@@ -95,7 +95,8 @@ pub(crate) struct CompareArgs {
     /// Seed of the random keys and values
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// End with status 1 if an operation failed or the floor against etcd was not held
+    /// End with status 1 if an operation failed or the floor against etcd was not held, or not
+    /// measured
     #[arg(long)]
     pub(crate) check: bool,
     /// Which servers.

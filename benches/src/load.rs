@@ -206,20 +206,38 @@ pub(crate) async fn run_cell<S: Store>(
     }
 
     sleep(plan.warm_up).await;
-    let (server_before, client_before) = (server_cpu()?, procfs::own_cpu());
-    let begun = Instant::now();
+    let before = Clocks::read(&server_cpu)?;
     phase.set(Phase::Measured);
     sleep(plan.measured).await;
     phase.set(Phase::Over);
-    let elapsed = begun.elapsed();
-    let (server_after, client_after) = (server_cpu()?, procfs::own_cpu());
+    let after = Clocks::read(&server_cpu)?;
 
+    let server_cpu = after.server_cpu.saturating_sub(before.server_cpu);
+    let client_cpu = after.client_cpu.saturating_sub(before.client_cpu);
+    let machine_cpu = after.machine_cpu.saturating_sub(before.machine_cpu);
     Ok(Run {
         tally: collect(clients, plan.drain_limit).await?,
-        elapsed,
-        server_cpu: server_after.saturating_sub(server_before),
-        client_cpu: client_after.saturating_sub(client_before),
+        elapsed: after.now - before.now,
+        server_cpu,
+        client_cpu,
+        other_cpu: machine_cpu.saturating_sub(server_cpu + client_cpu),
     })
+}
+
+/// What is read at both ends of the measured time.
+struct Clocks {
+    now: Instant,
+    server_cpu: Duration,
+    client_cpu: Duration,
+    machine_cpu: Duration,
+}
+
+impl Clocks {
+    fn read(server_cpu: impl Fn() -> Result<Duration>) -> Result<Self> {
+        let (server_cpu, client_cpu) = (server_cpu()?, procfs::own_cpu());
+        let machine_cpu = procfs::machine_cpu()?;
+        Ok(Clocks { now: Instant::now(), server_cpu, client_cpu, machine_cpu })
+    }
 }
 
 async fn drive(

@@ -35,7 +35,7 @@ pub(crate) fn scratch(parent: &Path) -> Result<TempDir> {
 pub(crate) fn in_memory(dir: &Path) -> Result<bool> {
     let file_system =
         rustix::fs::statfs(dir).with_context(|| format!("look at {}", dir.display()))?;
-    Ok(i64::try_from(file_system.f_type).is_ok_and(|number| number == TMPFS_MAGIC))
+    Ok(file_system.f_type == TMPFS_MAGIC)
 }
 
 /// Loopback addresses whose port is free for TCP and for UDP at this moment. Somebody else may

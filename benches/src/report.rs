@@ -16,6 +16,10 @@ const FLOOR_CLIENTS: u32 = 64;
 /// The rate of StemeDB over that of etcd must be at least so much.
 const FLOOR: [(Operation, f64); 2] = [(Operation::Put, 1.5), (Operation::Get, 2.0)];
 
+/// A machine on which others take more of a core than this is not quiet. The kernel's own threads
+/// that write to the disk for the servers count among the others.
+const NOISE_PERCENT: f64 = 20.0;
+
 const MIB: f64 = 1_048_576.0;
 
 /// One cell, measured in one round.
@@ -126,6 +130,7 @@ impl Report {
         text.push('\n');
         text.push_str(&summaries.floor_text());
         text.push_str(&summaries.errors_text());
+        text.push_str(&summaries.noise_text());
         for (system, version) in &self.versions {
             text.push_str(&format!("{system}: {version}\n"));
         }
@@ -209,6 +214,7 @@ impl Summaries {
             "p99 ms",
             "server us/op",
             "client us/op",
+            "others %",
             "errors",
             "ops x etcd",
             "p50 x etcd",
@@ -230,6 +236,7 @@ impl Summaries {
             format!("{:.2}", summary.p99_ms),
             format!("{:.1}", summary.server_us_per_op),
             format!("{:.1}", summary.client_us_per_op),
+            format!("{:.0}", summary.other_percent),
             summary.errors.to_string(),
         ];
         let ratio = if cell.system == System::Stemedb { self.ratio(cell) } else { None };
@@ -257,6 +264,16 @@ impl Summaries {
             format!("ERRORS: {system} {operation} {clients} clients: {count}, first: {reason}\n")
         };
         failed.map(line).collect()
+    }
+
+    fn noise_text(&self) -> String {
+        let noisy = self.0.iter().filter(|cell| cell.summary.other_percent > NOISE_PERCENT).count();
+        match noisy {
+            0 => String::new(),
+            _ => format!(
+                "NOISE: in {noisy} cells other programs took over {NOISE_PERCENT} % of a core\n"
+            ),
+        }
     }
 }
 
@@ -310,6 +327,7 @@ impl Cell {
             "p99_ms": summary.p99_ms,
             "server_us_per_op": summary.server_us_per_op,
             "client_us_per_op": summary.client_us_per_op,
+            "other_percent": summary.other_percent,
             "errors": summary.errors,
             "first_error": summary.first_error,
         })

@@ -11,7 +11,8 @@ fn measured(system: System, operation: Operation, clients: u32, answers: u32) ->
     (0..answers).for_each(|_| tally.succeeded(Duration::from_millis(1)).unwrap());
     let server_cpu = Duration::from_millis(if system == System::Etcd { 40 } else { 20 });
     let client_cpu = Duration::from_millis(10);
-    let run = Run { tally, elapsed: Duration::from_secs(1), server_cpu, client_cpu };
+    let (elapsed, other_cpu) = (Duration::from_secs(1), Duration::from_millis(50));
+    let run = Run { tally, elapsed, server_cpu, client_cpu, other_cpu };
     Measured { system, operation, clients, run }
 }
 
@@ -45,11 +46,11 @@ fn the_table_has_one_row_a_cell_and_ratios_where_both_were_measured() {
     let report = comparison();
     let text = report.text(&report.summarize().unwrap());
     let expected = "\
-operation  system   clients  ops/s  p50 ms  p99 ms  server us/op  client us/op  errors  ops x etcd  p50 x etcd  p99 x etcd  cpu x etcd
-put        stemedb       64    140    1.00    1.00         142.9          71.4       0        1.40        1.00        1.00        0.36
-put        etcd          64    100    1.00    1.00         400.0         100.0       0
-get        stemedb       64    400    1.00    1.00          50.0          25.0       0        2.00        1.00        1.00        0.25
-get        etcd          64    200    1.00    1.00         200.0          50.0       0
+operation  system   clients  ops/s  p50 ms  p99 ms  server us/op  client us/op  others %  errors  ops x etcd  p50 x etcd  p99 x etcd  cpu x etcd
+put        stemedb       64    140    1.00    1.00         142.9          71.4         5       0        1.40        1.00        1.00        0.36
+put        etcd          64    100    1.00    1.00         400.0         100.0         5       0
+get        stemedb       64    400    1.00    1.00          50.0          25.0         5       0        2.00        1.00        1.00        0.25
+get        etcd          64    200    1.00    1.00         200.0          50.0         5       0
 
 floor: put at 64 clients 1.40 x etcd, at least 1.5: NOT HELD
 floor: get at 64 clients 2.00 x etcd, at least 2: held
@@ -87,6 +88,16 @@ fn a_cell_with_errors_says_so() {
     assert!(!summaries.without_errors());
     let line = "ERRORS: stemedb put 64 clients: 1, first: status 503: no leader\n";
     assert!(report.text(&summaries).contains(line));
+}
+
+#[test]
+fn a_busy_machine_is_told() {
+    let mut report = comparison();
+    let quiet = report.text(&report.summarize().unwrap());
+    assert!(!quiet.contains("NOISE"));
+    report.measured[0].run.other_cpu = Duration::from_secs(1);
+    let noisy = report.text(&report.summarize().unwrap());
+    assert!(noisy.contains("NOISE: in 1 cells other programs took over 20 % of a core\n"));
 }
 
 #[test]

@@ -77,6 +77,8 @@ pub(crate) struct Run {
     pub(crate) server_cpu: Duration,
     /// CPU time of the load generator in that time.
     pub(crate) client_cpu: Duration,
+    /// CPU time of everything else on the machine in that time.
+    pub(crate) other_cpu: Duration,
 }
 
 /// A cell over all its runs, in the units of the table.
@@ -94,6 +96,8 @@ pub(crate) struct Summary {
     pub(crate) server_us_per_op: f64,
     /// CPU of the load generator for one operation.
     pub(crate) client_us_per_op: f64,
+    /// CPU of everything else on the machine, in percent of one core.
+    pub(crate) other_percent: f64,
     /// Operations that failed or gave a wrong answer.
     pub(crate) errors: u64,
     /// What the first of them said.
@@ -114,13 +118,15 @@ pub(crate) fn summarize(runs: &[Run]) -> Result<Summary> {
     let total = |part: fn(&Run) -> Duration| runs.iter().map(part).sum::<Duration>().as_secs_f64();
     let percentile_ms = |quantile| all.latency_us.value_at_quantile(quantile) as f64 / 1e3;
     let rate = |run: &Run| run.tally.operations() as f64 / run.elapsed.as_secs_f64();
+    let seconds = total(|run| run.elapsed);
     Ok(Summary {
-        ops_per_s: operations / total(|run| run.elapsed),
+        ops_per_s: operations / seconds,
         ops_per_s_by_round: runs.iter().map(rate).collect(),
         p50_ms: percentile_ms(0.50),
         p99_ms: percentile_ms(0.99),
         server_us_per_op: total(|run| run.server_cpu) * 1e6 / operations,
         client_us_per_op: total(|run| run.client_cpu) * 1e6 / operations,
+        other_percent: total(|run| run.other_cpu) / seconds * 100.0,
         errors: all.errors,
         first_error: all.first_error,
     })
@@ -136,7 +142,7 @@ mod tests {
         let mut tally = Tally::new().unwrap();
         latencies.iter().for_each(|&latency| tally.succeeded(latency).unwrap());
         let elapsed = Duration::from_secs(seconds);
-        Run { tally, elapsed, server_cpu: 8 * MS, client_cpu: 2 * MS }
+        Run { tally, elapsed, server_cpu: 8 * MS, client_cpu: 2 * MS, other_cpu: 60 * MS }
     }
 
     #[test]
@@ -155,6 +161,7 @@ mod tests {
         assert_eq!(summary.ops_per_s, 10.0);
         assert_eq!(summary.ops_per_s_by_round, [30.0, 10.0 / 3.0]);
         assert_eq!((summary.server_us_per_op, summary.client_us_per_op), (400.0, 100.0));
+        assert_eq!(summary.other_percent, 3.0);
         assert_eq!((summary.errors, summary.first_error), (0, None));
     }
 

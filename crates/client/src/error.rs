@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::Value;
 use stemedb_api::{Problem, Slug};
 
-/// Most items of a refused call that a refusal shows.
+/// Most further items of a refused call that a refusal shows.
 const ITEMS_SHOWN_MAX: usize = 3;
 
 /// Why a call gave no answer, and what is true now.
@@ -15,7 +15,7 @@ pub enum Error {
     #[error("{0}")]
     Refused(Box<Refusal>),
     /// Nobody could take it, for as long as it was tried: not applied. Try again later.
-    #[error("not applied, tried {tries} times: {detail}")]
+    #[error("nobody took it (tries: {tries}), nothing was applied: {detail}")]
     Unavailable {
         /// What the last try met.
         detail: String,
@@ -69,7 +69,8 @@ impl fmt::Display for Refusal {
         let kind = problem.slug().map_or(problem.title.as_str(), |slug| slug.as_str());
         write!(f, "{kind}: {}", problem.detail)?;
         let items = problem.extra.get("errors").and_then(Value::as_array);
-        for item in items.into_iter().flatten().take(ITEMS_SHOWN_MAX) {
+        // The detail speaks of the first one already.
+        for item in items.into_iter().flatten().skip(1).take(ITEMS_SHOWN_MAX) {
             if let (Some(index), Some(detail)) = (item.get("index"), item.get("detail")) {
                 write!(f, "; item {index}: {}", detail.as_str().unwrap_or_default())?;
             }

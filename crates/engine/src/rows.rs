@@ -33,6 +33,11 @@ pub struct Range {
 }
 
 impl Range {
+    /// Rows from `start` up to, not including, `end`.
+    pub fn between(start: &[u8], end: &[u8]) -> Self {
+        Self { start: start.to_vec(), end: end.to_vec() }
+    }
+
     /// Whether no row can be in it: it ends where it starts, or before.
     pub(crate) fn is_empty(&self) -> bool {
         self.start >= self.end

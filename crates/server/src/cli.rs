@@ -16,6 +16,7 @@ use crate::{commands, dev, serve};
 /// StemeDB: keys, values and claims, on one node or many.
 #[derive(Debug, Parser)]
 #[command(
+    name = "stemedb",
     version,
     after_help = "Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 unavailable, 5 conflict, 74 the disk failed.\nAn API key comes from STEMEDB_API_KEY, STEMEDB_ADMIN_KEY or --key-file, never from an argument."
 )]

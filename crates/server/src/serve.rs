@@ -37,8 +37,12 @@ const KEY_BYTES: usize = 24;
 pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
     let settings = check(&gather(args.settings)?, &SystemFiles)?;
     telemetry::log_to_stderr(&settings.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(Failure::error)?;
+    let mut runtime = match settings.worker_threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    runtime.worker_threads(settings.worker_threads.max(1)).enable_all();
+    let runtime = runtime.build().map_err(Failure::error)?;
     let result = runtime.block_on(serve(settings, args.until_stdin_ends));
     // A read of standard input can't be called off: it must not keep the process.
     runtime.shutdown_background();

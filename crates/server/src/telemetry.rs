@@ -27,6 +27,10 @@ const FLUSH_EDGES_S: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 const BATCH_EDGES: &[f64] =
     &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0];
 
+/// What is said before the operator's own filter, which may say otherwise: the Raft library tells
+/// every vote at `info`.
+const QUIET: &str = "openraft=warn";
+
 /// How often samples of histograms are folded into their buckets when nobody scrapes: without it
 /// they would pile up in memory.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -34,7 +38,7 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Sends the log to stderr, at the levels of `filter`.
 pub(crate) fn log_to_stderr(filter: &str) -> Result<(), Failure> {
     let filter = EnvFilter::builder()
-        .parse(filter)
+        .parse(format!("{QUIET},{filter}"))
         .map_err(|error| Failure::new(USAGE, format!("STEMEDB_LOG: {error}")))?;
     // Who installed one before, as a test does, keeps it.
     let _ = tracing_subscriber::fmt()

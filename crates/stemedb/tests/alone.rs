@@ -1,5 +1,7 @@
 //! One node, embedded: what a program that links it relies on.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::time::Duration;
 
 use stemedb::shard::Condition;

@@ -1,5 +1,7 @@
 //! Three nodes in one process, over real sockets and disks.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;

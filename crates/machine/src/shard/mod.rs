@@ -25,6 +25,8 @@
 //! | `query` | claims that match a pattern, resolved by a lens |
 //! | `read_bytes` | the bytes of reads, cursors and their answers |
 //!
+//! `suite` holds the transcripts that every [`View`] must pass, under the feature of that name.
+//!
 //! Retention (compacting versions below a floor) is not here yet: history
 //! grows until the data part brings it.
 
@@ -38,6 +40,9 @@ mod read;
 mod read_bytes;
 mod view;
 
+#[cfg(any(test, feature = "suite"))]
+#[doc(hidden)]
+pub mod suite;
 #[cfg(test)]
 mod tests;
 

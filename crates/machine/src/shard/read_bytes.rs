@@ -179,7 +179,7 @@ impl ReadAnswer {
             ReadAnswer::Value { revision, version } => {
                 out.u8(1);
                 out.varint(revision.0);
-                out.option(version.as_ref(), |out, version| encode_version(out, version));
+                out.option(version.as_ref(), encode_version);
             }
             ReadAnswer::Page { revision, rows, cursor } => {
                 out.u8(2);

@@ -36,10 +36,10 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
     }
 }
 
-/// The cluster in one line, then each member.
-pub(crate) fn status_table(status: &Status) -> String {
+/// The cluster in one line.
+pub(crate) fn status_line(status: &Status) -> String {
     let (members, shards) = (status.members, status.shards);
-    let mut text = format!(
+    format!(
         "cluster {}, epoch {}: {} of {} members alive, {} shards, {} without a leader, {} under-replicated",
         status.cluster_id.as_deref().unwrap_or("not founded yet"),
         status.epoch,
@@ -48,7 +48,12 @@ pub(crate) fn status_table(status: &Status) -> String {
         shards.total,
         shards.leaderless,
         shards.under_replicated,
-    );
+    )
+}
+
+/// The cluster in one line, then each member that the key may see.
+fn status_table(status: &Status) -> String {
+    let mut text = status_line(status);
     if let Some(nodes) = &status.nodes {
         let rows = nodes.iter().map(|node| {
             let state = node.state.as_str().to_owned();

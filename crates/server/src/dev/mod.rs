@@ -80,7 +80,7 @@ async fn show(args: &DevArgs, files: &DevFiles, nodes: &mut Nodes) -> Result<(),
         let root = client(&gateway, read_key(&files.root_key)?)?;
         let project = client(&gateway, project_key(&root, files).await?)?;
         feed(args, &project).await?;
-        output::line(&cluster::status_table(&root.cluster_status().await?))?;
+        output::line(&cluster::status_line(&root.cluster_status().await?))?;
         output::line(&format!("\n{}", cluster::members_table(&root.members().await?)))?;
         ask(&project).await?;
         tell_curl(&gateway, &files.project_key)

@@ -19,6 +19,9 @@ const SECRET_BYTES_MAX: usize = 4096;
 const KEY_PREFIX: &str = "steme_live_";
 const KEY_DIGITS: usize = 48;
 
+/// A secret's bytes, wiped when dropped.
+pub(crate) type SecretBytes = Zeroizing<Vec<u8>>;
+
 /// What a node is started with. Secrets are wiped when dropped and never printed.
 #[derive(Clone)]
 pub(crate) struct Settings {
@@ -36,13 +39,15 @@ pub(crate) struct Settings {
     /// How many nodes found a cluster together; `None`: this node only ever joins.
     pub(crate) bootstrap_expect: Option<u32>,
     pub(crate) shards: u16,
+    /// Threads that run the node.
+    pub(crate) worker_threads: usize,
     pub(crate) replication_factor: u8,
     /// Empty where none is named.
     pub(crate) zone: String,
     pub(crate) auth_enabled: bool,
     pub(crate) root_api_key: Option<Zeroizing<String>>,
-    pub(crate) cluster_secret: Option<Zeroizing<Vec<u8>>>,
-    pub(crate) cluster_secret_previous: Option<Zeroizing<Vec<u8>>>,
+    pub(crate) cluster_secret: Option<SecretBytes>,
+    pub(crate) cluster_secret_previous: Option<SecretBytes>,
     pub(crate) insecure: bool,
     pub(crate) log: String,
 }
@@ -55,7 +60,7 @@ pub(crate) fn host_port(host: &str, port: u16) -> String {
 /// What the machine knows and the settings don't say.
 pub(crate) trait Machine {
     /// A secret's file, whole.
-    fn read(&self, path: &str) -> Result<Zeroizing<Vec<u8>>, String>;
+    fn read(&self, path: &str) -> Result<SecretBytes, String>;
     /// The first address that is not loopback; `None` if there is none.
     fn outward_address(&self) -> Option<IpAddr>;
 }
@@ -88,6 +93,10 @@ pub(crate) fn check(effective: &Effective, machine: &impl Machine) -> Result<Set
             None => None,
         },
         join,
+        worker_threads: match from.number("worker-threads")? {
+            Some(number) => number as usize,
+            None => worker_threads_default(),
+        },
         shards: from.number("shards")?.map_or(Ok(0), u16::try_from).unwrap_or(u16::MAX),
         replication_factor: from
             .number("replication-factor")?
@@ -231,7 +240,7 @@ impl<M: Machine> Reader<'_, M> {
     }
 
     /// A secret's text, from the setting itself or from the file that `<flag>-file` names.
-    fn secret(&self, flag: &str) -> Result<Option<(&Row, Zeroizing<Vec<u8>>)>, Refused> {
+    fn secret(&self, flag: &str) -> Result<Option<(&Row, SecretBytes)>, Refused> {
         let file = format!("{flag}-file");
         match (self.given(flag), self.given(&file)) {
             (None, None) => Ok(None),
@@ -268,7 +277,7 @@ impl<M: Machine> Reader<'_, M> {
         }
     }
 
-    fn cluster_secret(&self, flag: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Refused> {
+    fn cluster_secret(&self, flag: &str) -> Result<Option<SecretBytes>, Refused> {
         match self.secret(flag)? {
             Some((row, bytes)) if bytes.len() < CLUSTER_SECRET_BYTES_MIN => Self::refuse(
                 row,
@@ -280,4 +289,11 @@ impl<M: Machine> Reader<'_, M> {
             found => Ok(found.map(|(_, bytes)| bytes)),
         }
     }
+}
+
+/// One thread on two cores or fewer, where work stealing costs more than it gives (measured:
+/// `docs/adr/0005-one-thread.md`); half of the cores where there are more.
+fn worker_threads_default() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / 2).max(1)
 }

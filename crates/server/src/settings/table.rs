@@ -120,6 +120,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Take statements without checking signatures; never with auth on",
     ),
     setting(
+        "worker-threads",
+        Kind::Number(1, 64),
+        None,
+        "Threads that run the node [default: 1 on two cores or fewer, else half of the cores]",
+    ),
+    setting(
         "log",
         Kind::Text,
         Some("info"),

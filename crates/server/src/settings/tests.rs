@@ -261,6 +261,7 @@ fn config_show_masks_secrets_and_names_sources() {
             "cluster-secret-previous-file = - (default)",
             "insecure = false (default)",
             "unsafe-skip-signatures = false (default)",
+            "worker-threads = - (default)",
             "log = warn (env STEMEDB_LOG)",
         ]
     );

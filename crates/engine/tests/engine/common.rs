@@ -1,0 +1,98 @@
+//! A store in a folder of its own, and a group in it as a replica of the suite.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use stemedb_engine::{Budget, Group, RocksStore, export};
+use stemedb_machine::shard::Change;
+use stemedb_machine::shard::suite::Replica;
+use stemedb_types::GroupId;
+use tempfile::TempDir;
+
+pub(crate) fn budget() -> Budget {
+    Budget { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 20 }
+}
+
+pub(crate) fn open(dir: &Path) -> Arc<RocksStore> {
+    Arc::new(RocksStore::open(dir, budget()).unwrap())
+}
+
+pub(crate) fn group(dir: &Path, number: u32) -> Group {
+    Group::open(open(dir), GroupId(number)).unwrap()
+}
+
+/// A group that counts its commits in the applied mark.
+pub(crate) struct Counted {
+    pub(crate) group: Group,
+    pub(crate) commits: u64,
+    /// Flush after each so many commits.
+    pub(crate) flush_every: u64,
+    /// Gone when the test is.
+    _dir: Option<TempDir>,
+}
+
+impl Counted {
+    pub(crate) fn over(group: Group) -> Self {
+        Self { group, commits: 0, flush_every: u64::MAX, _dir: None }
+    }
+
+    /// In a new folder, flushed now and then so that rows come from files and memory.
+    pub(crate) fn fresh() -> Self {
+        let dir = TempDir::new().unwrap();
+        let group = group(dir.path(), 3);
+        Self { group, commits: 0, flush_every: 7, _dir: Some(dir) }
+    }
+}
+
+impl Replica for Counted {
+    type View = Group;
+
+    fn write(&mut self, changes: &[Change]) {
+        self.commits += 1;
+        let mut batch = self.group.batch();
+        changes.iter().for_each(|change| batch.put_change(change));
+        self.group.commit(batch, mark(self.commits)).unwrap();
+        if self.commits.is_multiple_of(self.flush_every) {
+            self.group.store().flush().unwrap();
+        }
+    }
+
+    fn view(&self) -> &Group {
+        &self.group
+    }
+}
+
+pub(crate) fn mark(commits: u64) -> Vec<u8> {
+    commits.to_be_bytes().to_vec()
+}
+
+/// How many commits a mark tells of.
+pub(crate) fn commits(mark: Option<bytes::Bytes>) -> Option<u64> {
+    mark.map(|mark| u64::from_be_bytes(mark.as_ref().try_into().unwrap()))
+}
+
+/// All rows of a group, as it would send them.
+pub(crate) fn chunks(group: &Group) -> Vec<bytes::Bytes> {
+    let mut chunks = Vec::new();
+    export(group, &mut |chunk| {
+        chunks.push(chunk);
+        std::ops::ControlFlow::Continue(())
+    })
+    .unwrap();
+    chunks
+}
+
+/// What a process that was killed now would leave: the files as they stand.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}

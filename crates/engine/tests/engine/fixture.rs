@@ -1,0 +1,126 @@
+//! A store that an earlier build wrote opens for ever, and reads as it did.
+//!
+//! `testdata/v1` was written once, by the generator below, and never changes. A
+//! build that can't read it has broken the format: give the format a new
+//! version and a way from the old one, and keep this test as it is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use stemedb_engine::Group;
+use stemedb_machine::meta::{Founding, MetaRecord};
+use stemedb_machine::shard::suite::{Run, all_keys, item, key, statement};
+use stemedb_machine::shard::{Answer, Pattern, Read, ReadAnswer, View};
+use stemedb_types::{ClusterId, GroupId, ReplicaId, Revision};
+use tempfile::TempDir;
+
+use crate::common::{Counted, chunks, commits, copy, group};
+
+/// Set it to a folder that does not exist, and the generator writes a fixture there.
+const GENERATE: &str = "STEMEDB_GENERATE_FIXTURE";
+
+fn testdata() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v1")
+}
+
+/// Two buckets and claims in group 1, which took a snapshot once; founding records in group 0.
+fn write(dir: &Path) {
+    let sent = TempDir::new().unwrap();
+    let mut run = Run::new(Counted::over(group(sent.path(), 1)));
+    run.put(b"k", b"first");
+    run.put(b"k", b"second");
+    run.put(b"a\0b", b"");
+    run.delete(b"k");
+    run.put(b"k", b"third");
+    run.in_bucket(7, "other").put(b"k", b"elsewhere");
+    run.in_bucket(1, "default");
+    let store = crate::common::open(dir);
+    let receiver = Group::open(store.clone(), GroupId(1)).unwrap();
+    let mut import = stemedb_engine::Import::begin(&receiver).unwrap();
+    chunks(&run.replica.group).iter().for_each(|chunk| import.chunk(chunk).unwrap());
+    let commits = run.replica.commits;
+    run.replica = Counted::over(import.install().unwrap());
+    run.replica.commits = commits;
+    run.assert(vec![item("ci", &statement("s", "p", 1)), item("ci", &statement("s/1", "q", 2))]);
+    run.assert(vec![item("else", &statement("s", "p", 1))]);
+    let meta = Group::open(store.clone(), GroupId::META).unwrap();
+    let mut batch = meta.batch();
+    let founding = Founding { cluster: ClusterId(9), replication_factor: 3, at_ms: 5 };
+    batch.put_meta(&MetaRecord::Founding(founding));
+    batch.put_meta(&MetaRecord::NextReplica(ReplicaId(4)));
+    meta.commit(batch, b"meta mark".to_vec()).unwrap();
+    meta.store().flush().unwrap();
+}
+
+#[test]
+fn generate() {
+    let Some(dir) = std::env::var_os(GENERATE).map(PathBuf::from) else { return };
+    let made = TempDir::new().unwrap();
+    write(made.path());
+    copy(made.path(), &dir);
+    // What RocksDB makes anew, or writes for people.
+    for entry in fs::read_dir(dir.join("rocks")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if ["LOG", "LOCK", "OPTIONS"].iter().any(|made| name.starts_with(made))
+            || name.ends_with(".log")
+        {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    fs::remove_dir_all(dir.join("staging")).unwrap();
+}
+
+#[test]
+fn a_store_of_format_1_reads_as_it_was_written() {
+    let dir = TempDir::new().unwrap();
+    copy(&testdata(), dir.path());
+    let store = crate::common::open(dir.path());
+    let meta = Group::open(store.clone(), GroupId::META).unwrap();
+    assert_eq!(meta.applied().unwrap().as_deref(), Some(&b"meta mark"[..]));
+    let state = meta.meta_state().unwrap();
+    let founding = Founding { cluster: ClusterId(9), replication_factor: 3, at_ms: 5 };
+    assert_eq!((state.founding, state.next_replica), (Some(founding), ReplicaId(4)));
+
+    let shard = Group::open(store, GroupId(1)).unwrap();
+    assert_eq!(commits(shard.applied().unwrap()), Some(8));
+    assert_eq!(shard.next_bucket().unwrap().0, 2);
+    let mut run = Run::new(Counted::over(shard));
+    let values = [(1, "first"), (2, "second"), (3, "second"), (4, ""), (5, "third"), (7, "third")];
+    for (as_of, value) in values {
+        let ReadAnswer::Value { version, .. } = run.get(b"k", Some(as_of)) else { panic!() };
+        let found = version.map_or(Bytes::new(), |version| version.value);
+        assert_eq!(found, value, "as of {as_of}");
+    }
+    let (range, as_of, cursor) = (all_keys(), None, None);
+    let scan = Read::Scan { range, reverse: true, keys_only: false, limit: 9, as_of, cursor };
+    let ReadAnswer::Page { rows, cursor: None, .. } = run.read(&scan) else { panic!() };
+    let keys: Vec<_> = rows.iter().map(|row| row.key.clone()).collect();
+    assert_eq!(keys, [key(b"k"), key(b"a\0b")]);
+    let numbers = (rows[0].version.head.create_revision, rows[0].version.head.version);
+    assert_eq!(numbers, (Revision(5), 1));
+
+    let (pattern, lens) = (Pattern::default(), Default::default());
+    let query = Read::Query { pattern, lens, limit: 9, as_of: None, cursor: None, now_ms: 1 };
+    let ReadAnswer::Claims { revision, answers, .. } = run.read(&query) else { panic!() };
+    let told: Vec<_> = answers
+        .iter()
+        .map(|answer| {
+            let by = answer.attestations.iter().map(|a| (a.agent.to_string(), a.revision.0));
+            (answer.id, by.collect::<Vec<_>>())
+        })
+        .collect();
+    let by = |agent: &str, revision| (agent.to_owned(), revision);
+    let wanted = [
+        (statement("s", "p", 1).id(), vec![by("key:ci", 6), by("key:else", 7)]),
+        (statement("s/1", "q", 2).id(), vec![by("key:ci", 6)]),
+    ];
+    assert_eq!((revision, told), (Revision(7), wanted.to_vec()));
+    // And it can be written to.
+    let next = Answer::Put { revision: Revision(8), created: false };
+    assert_eq!(run.put(b"k", b"fourth"), next);
+    let elsewhere = run.in_bucket(7, "other").put(b"k", b"again");
+    assert_eq!(elsewhere, Answer::Put { revision: Revision(2), created: false });
+    assert_eq!(run.in_bucket(7, "new").put(b"k", b"").revision(), Revision(1));
+}

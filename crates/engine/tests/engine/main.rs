@@ -1,0 +1,13 @@
+//! The engine over a real RocksDB: the machine's contract suite, what a crash leaves, snapshots.
+
+// The helpers of tests may unwrap like the tests themselves.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+mod crash;
+mod fixture;
+mod meta;
+mod perf;
+mod snapshot;
+mod store;
+mod view;

@@ -1,0 +1,75 @@
+//! The store itself: who may open it, and in which format.
+
+use std::fs;
+
+use stemedb_engine::{Error, RocksStore};
+use tempfile::TempDir;
+
+use crate::common::{budget, open};
+
+fn refused(dir: &std::path::Path) -> Error {
+    match RocksStore::open(dir, budget()) {
+        Ok(_) => panic!("opened"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn a_second_handle_on_a_directory_is_refused_and_empties_nobodys_staging() {
+    let dir = TempDir::new().unwrap();
+    let first = open(dir.path());
+    fs::write(dir.path().join("staging/under-way"), b"rows").unwrap();
+    let again = refused(dir.path());
+    assert!(matches!(&again, Error::InUse { .. }), "{again:?}");
+    assert!(dir.path().join("staging/under-way").exists());
+    drop(first);
+    drop(open(dir.path()));
+    assert!(!dir.path().join("staging/under-way").exists());
+}
+
+/// The other process: this test binary again, which holds the store until its input ends.
+#[test]
+fn a_second_process_on_a_directory_is_refused() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    if let Some(dir) = std::env::var_os("STEMEDB_TEST_HOLD_STORE") {
+        let _held = open(dir.as_ref());
+        println!("holding");
+        let _ = std::io::stdin().read_line(&mut String::new());
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let mut other = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "store::a_second_process_on_a_directory_is_refused", "--nocapture"])
+        .env("STEMEDB_TEST_HOLD_STORE", dir.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(other.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.contains("holding")));
+    let again = refused(dir.path());
+    assert!(matches!(&again, Error::InUse { .. }), "{again:?}");
+    drop(other.stdin.take());
+    assert!(other.wait().unwrap().success());
+    drop(open(dir.path()));
+}
+
+#[test]
+fn a_directory_of_a_newer_format_is_refused_with_both_and_not_touched() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("FORMAT"), "stemedb-store 2\n").unwrap();
+    let newer = refused(dir.path());
+    assert_eq!(
+        newer.to_string(),
+        format!(
+            "the store in {} has format \"stemedb-store 2\", this build reads \"stemedb-store 1\"",
+            dir.path().display()
+        )
+    );
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    fs::remove_file(dir.path().join("FORMAT")).unwrap();
+    drop(open(dir.path()));
+    assert_eq!(fs::read_to_string(dir.path().join("FORMAT")).unwrap(), "stemedb-store 1\n");
+}

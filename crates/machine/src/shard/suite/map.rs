@@ -1,0 +1,178 @@
+//! The plain twin of the engine: everything in ordered maps, found by looking at all of it.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use stemedb_claims::{AgentId, StatementId};
+use stemedb_types::{BucketName, Key, ProjectId, Revision};
+
+use super::Replica;
+use crate::Error;
+use crate::shard::{
+    Attestation, BucketNumber, BucketState, Change, ClaimKey, ClaimOrder, ClaimRow, ClaimStart,
+    Head, KeyRange, KeyRow, Touched, Version, View,
+};
+
+/// The state of a shard, whole and in memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MapView {
+    pub buckets: BTreeMap<(ProjectId, BucketName), BucketState>,
+    pub versions: BTreeMap<(BucketNumber, Key), BTreeMap<Revision, Version>>,
+    pub claims: BTreeMap<(BucketNumber, ClaimKey), Bytes>,
+    pub attestations: BTreeMap<(BucketNumber, ClaimKey, AgentId), Attestation>,
+    pub log: BTreeMap<(BucketNumber, Revision), Vec<Touched>>,
+}
+
+impl Replica for MapView {
+    type View = Self;
+
+    fn write(&mut self, changes: &[Change]) {
+        for change in changes.iter().cloned() {
+            match change {
+                Change::Bucket { project, name, state } => {
+                    self.buckets.insert((project, name), state);
+                }
+                Change::Version { bucket, key, head, value } => {
+                    let versions = self.versions.entry((bucket, key)).or_default();
+                    versions.insert(head.mod_revision, Version { head, value });
+                }
+                Change::Claim { bucket, key, statement } => {
+                    self.claims.insert((bucket, key), statement);
+                }
+                Change::Attest { bucket, key, attestation } => {
+                    let name = (bucket, key, attestation.agent.clone());
+                    self.attestations.insert(name, attestation);
+                }
+                Change::Log { bucket, revision, touched } => {
+                    self.log.insert((bucket, revision), touched);
+                }
+            }
+        }
+    }
+
+    fn view(&self) -> &Self {
+        self
+    }
+}
+
+impl MapView {
+    fn row(&self, bucket: BucketNumber, key: &ClaimKey) -> Option<ClaimRow> {
+        let statement = self.claims.get(&(bucket, key.clone()))?.clone();
+        let own = self.attestations.iter().filter(|((b, k, _), _)| *b == bucket && k == key);
+        let mut attestations: Vec<_> = own.map(|(_, attestation)| attestation.clone()).collect();
+        attestations.sort_by(|a, b| (a.revision, &a.agent).cmp(&(b.revision, &b.agent)));
+        Some(ClaimRow { key: key.clone(), statement, attestations })
+    }
+}
+
+impl View for MapView {
+    fn bucket(&self, project: ProjectId, name: &BucketName) -> Result<Option<BucketState>, Error> {
+        Ok(self.buckets.get(&(project, name.clone())).copied())
+    }
+
+    fn next_bucket(&self) -> Result<BucketNumber, Error> {
+        let newest = self.buckets.values().map(|state| state.number.0 + 1).max();
+        Ok(BucketNumber(newest.unwrap_or(0)))
+    }
+
+    fn head(&self, bucket: BucketNumber, key: &Key) -> Result<Option<Head>, Error> {
+        let version = self.version(bucket, key, Revision(u64::MAX))?;
+        Ok(version.map(|version| version.head))
+    }
+
+    fn version(
+        &self,
+        bucket: BucketNumber,
+        key: &Key,
+        as_of: Revision,
+    ) -> Result<Option<Version>, Error> {
+        let versions = self.versions.get(&(bucket, key.clone()));
+        Ok(versions.and_then(|all| all.range(..=as_of).next_back()).map(|(_, v)| v.clone()))
+    }
+
+    fn scan_keys(
+        &self,
+        bucket: BucketNumber,
+        range: &KeyRange,
+        as_of: Revision,
+        reverse: bool,
+        visit: &mut dyn FnMut(KeyRow) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let inside = |key: &Key| {
+            let key = key.as_bytes();
+            *key >= range.start && range.end.as_ref().is_none_or(|end| key < end)
+        };
+        let mut keys: Vec<&Key> =
+            self.versions.keys().filter(|(b, k)| *b == bucket && inside(k)).map(|n| &n.1).collect();
+        if reverse {
+            keys.reverse();
+        }
+        for key in keys {
+            let version = self.version(bucket, key, as_of)?.filter(|v| !v.head.deleted);
+            let row = version.map(|version| KeyRow { key: key.clone(), version });
+            if row.is_some_and(|row| visit(row).is_break()) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn claim_key(&self, bucket: BucketNumber, id: StatementId) -> Result<Option<ClaimKey>, Error> {
+        let found = self.claims.keys().find(|(b, key)| *b == bucket && key.id == id);
+        Ok(found.map(|(_, key)| key.clone()))
+    }
+
+    fn claim(&self, bucket: BucketNumber, key: &ClaimKey) -> Result<Option<ClaimRow>, Error> {
+        Ok(self.row(bucket, key))
+    }
+
+    fn attested(
+        &self,
+        bucket: BucketNumber,
+        key: &ClaimKey,
+        agent: &AgentId,
+    ) -> Result<bool, Error> {
+        Ok(self.attestations.contains_key(&(bucket, key.clone(), agent.clone())))
+    }
+
+    fn scan_claims(
+        &self,
+        bucket: BucketNumber,
+        order: &ClaimOrder,
+        start: &ClaimStart,
+        visit: &mut dyn FnMut(ClaimRow) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let terms = |key: &ClaimKey| match order {
+            ClaimOrder::Predicate => (key.predicate.clone(), key.subject.clone()),
+            _ => (key.subject.clone(), key.predicate.clone()),
+        };
+        let after = start.after.as_ref().map(|(subject, predicate)| match order {
+            ClaimOrder::Predicate => (predicate.clone(), subject.clone()),
+            _ => (subject.clone(), predicate.clone()),
+        });
+        let wanted = |key: &ClaimKey| {
+            let (first, second) = terms(key);
+            let begins = match start.first_exact {
+                true => first == start.first_prefix,
+                false => first.starts_with(&start.first_prefix),
+            };
+            let made = match order {
+                ClaimOrder::Agent(agent) => {
+                    self.attestations.contains_key(&(bucket, key.clone(), agent.clone()))
+                }
+                _ => true,
+            };
+            begins && made && after.as_ref().is_none_or(|after| (first, second) > *after)
+        };
+        let mut keys: Vec<&ClaimKey> =
+            self.claims.keys().filter(|(b, k)| *b == bucket && wanted(k)).map(|n| &n.1).collect();
+        keys.sort_by_key(|key| (terms(key), key.id));
+        for row in keys.into_iter().filter_map(|key| self.row(bucket, key)) {
+            if visit(row).is_break() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,11 @@
+//! The shard machine, told as transcripts.
+
+mod bytes;
+mod overlay;
+mod query;
+
+mod view {
+    use crate::shard::suite::map::MapView;
+
+    crate::view_suite!(MapView::default);
+}
