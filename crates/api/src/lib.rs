@@ -10,7 +10,7 @@
 //! an older client understands. Absent and `null` mean the same in an answer.
 //!
 //! Left out, with the cost. A statement is checked by `claims`, not by
-//! [`Statement`] here: the type only carries its JSON. Bodies of routes that
+//! `Statement` here: the type only carries its JSON. Bodies of routes that
 //! later parts bring (transactions, watches, usage) come with those parts.
 //!
 //! | file | idea |

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use stemedb_types::GroupId;
 
 use crate::rows::{Range, Scope, generation_row};
-use crate::store::{Rows, Store};
+use crate::store::{Rows, Store, Visit};
 use crate::{Error, Row};
 
 /// One group's rows, of one generation. Cheap to clone; clones made before a snapshot was
@@ -115,12 +115,7 @@ impl Group {
         self.store.get(row)
     }
 
-    pub(crate) fn scan(
-        &self,
-        range: &Range,
-        reverse: bool,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
+    pub(crate) fn scan(&self, range: &Range, reverse: bool, visit: Visit<'_>) -> Result<(), Error> {
         self.store.scan(range, reverse, visit)
     }
 

@@ -36,7 +36,7 @@ mod transfer;
 pub use group::{Batch, Group};
 pub use rocks::{Budget, RocksStore};
 pub use rows::{Range, Row};
-pub use store::{Intake, Rows, Store};
+pub use store::{Intake, Rows, Store, Visit};
 pub use transfer::{Import, export};
 
 use stemedb_types::GroupId;

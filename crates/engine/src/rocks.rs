@@ -8,7 +8,6 @@
 //! `FORMAT`, one line: a build that does not know it touches nothing.
 
 use std::fs;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +22,7 @@ use rocksdb::{
 
 use crate::Error;
 use crate::rows::{Range, Row};
-use crate::store::{Intake, Rows, Store};
+use crate::store::{Intake, Rows, Store, Visit};
 
 /// Memory the store may use, per node.
 #[derive(Clone, Copy, Debug)]
@@ -150,11 +149,7 @@ fn read_options(range: &Range) -> ReadOptions {
     options
 }
 
-fn walk(
-    mut rows: DBRawIterator<'_>,
-    reverse: bool,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-) -> Result<(), Error> {
+fn walk(mut rows: DBRawIterator<'_>, reverse: bool, visit: Visit<'_>) -> Result<(), Error> {
     if reverse {
         rows.seek_to_last();
     } else {
@@ -180,23 +175,14 @@ impl Store for RocksStore {
         Ok(value.map(Bytes::from))
     }
 
-    fn scan(
-        &self,
-        range: &Range,
-        reverse: bool,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
+    fn scan(&self, range: &Range, reverse: bool, visit: Visit<'_>) -> Result<(), Error> {
         if range.is_empty() {
             return Ok(());
         }
         walk(self.db.raw_iterator_opt(read_options(range)), reverse, visit)
     }
 
-    fn scan_frozen(
-        &self,
-        range: &Range,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
+    fn scan_frozen(&self, range: &Range, visit: Visit<'_>) -> Result<(), Error> {
         // An iterator is a frozen view already; it must not fill the cache on its way.
         let mut options = read_options(range);
         options.fill_cache(false);

@@ -42,6 +42,9 @@ impl Rows {
     }
 }
 
+/// Takes a row's name and value; says whether the scan goes on.
+pub type Visit<'v> = &'v mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
 /// A durable, ordered map of rows.
 ///
 /// What [`Store::write`] took is seen by every later read at once, and is durable no later than
@@ -52,19 +55,10 @@ pub trait Store: Send + Sync + 'static {
     fn get(&self, row: &Row) -> Result<Option<Bytes>, Error>;
 
     /// Visits rows of a range in order, or against it, until the visitor breaks off.
-    fn scan(
-        &self,
-        range: &Range,
-        reverse: bool,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), Error>;
+    fn scan(&self, range: &Range, reverse: bool, visit: Visit<'_>) -> Result<(), Error>;
 
     /// Like [`Store::scan`], forward, over the rows as they stood when the scan began.
-    fn scan_frozen(
-        &self,
-        range: &Range,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), Error>;
+    fn scan_frozen(&self, range: &Range, visit: Visit<'_>) -> Result<(), Error>;
 
     /// Writes a batch: visible at once, durable with the next flush.
     fn write(&self, rows: Rows) -> Result<(), Error>;

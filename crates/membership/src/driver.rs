@@ -30,6 +30,11 @@ pub(crate) const COMMANDS_MAX: usize = 16;
 /// tells which.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(50);
 
+/// What a stranger gets whose packet can't be opened: bytes that nobody's key opens.
+const UNREADABLE_NOTICE: &[u8] = b"stemedb: sealed with another secret";
+/// Between two notices.
+const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What a handle asks for.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -59,6 +64,8 @@ pub(crate) struct Driver {
     pub pace: Pace,
     pub commands: mpsc::Receiver<Command>,
     pub outlets: Outlets,
+    /// When a stranger was last told that it is not understood.
+    pub notice_last: Option<Instant>,
 }
 
 /// The rounds through the join list.
@@ -146,10 +153,26 @@ impl Driver {
             }
         };
         if let Err(reason) = outcome {
+            if reason == "unsealed" {
+                self.say_unreadable(packet, source, now);
+            }
             tracing::debug!(%source, reason, "gossip packet refused");
             meters::refused(reason);
             self.outlets.refused.send_modify(|refused| refused.count(reason));
         }
+    }
+
+    /// Lets a stranger know that it was not understood: with another secret it would otherwise
+    /// knock in silence for ever. What it gets it can't open either, which is all it says. Never
+    /// an answer to such a notice, at most one a second, and shorter than any packet of ours: no
+    /// loop, no amplifier. A lost one does not matter.
+    fn say_unreadable(&mut self, packet: &[u8], source: SocketAddr, now: Instant) {
+        let due = self.notice_last.is_none_or(|last| now >= last + NOTICE_INTERVAL);
+        if packet == UNREADABLE_NOTICE || packet.len() <= UNREADABLE_NOTICE.len() || !due {
+            return;
+        }
+        self.notice_last = Some(now);
+        let _ = self.socket.try_send_to(UNREADABLE_NOTICE, source);
     }
 
     /// When the next round through the join list is due; never without a list.

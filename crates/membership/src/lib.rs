@@ -193,6 +193,7 @@ impl Membership {
             targets: options.join,
             pace: options.timing.pace(),
             commands,
+            notice_last: None,
             outlets: Outlets {
                 members: members_in,
                 incarnation: incarnation_in,

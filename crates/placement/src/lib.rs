@@ -1,7 +1,7 @@
 //! Members, zones, weights and the previous layout in; the next layout and its moves out; pure.
 //!
 //! Whenever a node joins, leaves or changes, somebody must say which node holds
-//! which shard from now on. [`plan`] says it, from its arguments alone: no
+//! which shard from now on. [`fn@plan`] says it, from its arguments alone: no
 //! clock, no chance, no float, and nothing is read in the order of a hash map,
 //! so every node that asks the same question gets the same bytes.
 //!

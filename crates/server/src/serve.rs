@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stemedb::meta::NodeAddresses;
-use stemedb::{Auth, Credential, Door, Gossip, Node, NodeOptions, StartError, bind_gossip};
+use stemedb::{Auth, Credential, Door, Fatal, Gossip, Node, NodeOptions, StartError, bind_gossip};
 use stemedb_gateway::{Gateway, Options, RenderMetrics};
 use tokio::net::lookup_host;
 use tokio::signal::unix::{SignalKind, signal};
@@ -146,7 +146,11 @@ async fn end(node: &Node, until_stdin_ends: bool) -> Result<(), Failure> {
     let reason = tokio::select! {
         () = &mut asked => return Ok(()),
         reason = fatal.wait_for(Option::is_some) => match reason {
-            Ok(reason) => reason.clone().unwrap_or_default(),
+            Ok(reason) => match reason.clone() {
+                Some(Fatal::Setting(reason)) => return Err(Failure::new(ERROR, reason)),
+                Some(Fatal::Disk(reason)) => reason,
+                None => String::new(),
+            },
             // The node is gone without a word, which only a bug does.
             Err(error) => error.to_string(),
         },

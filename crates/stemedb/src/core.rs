@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::founding::Description;
 use crate::identity::IdentityFiles;
-use crate::options::Auth;
+use crate::options::{Auth, Fatal};
 use crate::{Error, Unavailable};
 
 /// A node that has not heard of a meta quorum for this long answers no call that needs a key.
@@ -68,7 +68,7 @@ pub(crate) struct Core {
     /// Where each group stood when it was opened: applied, committed.
     pub(crate) opened_at: Mutex<BTreeMap<GroupId, (u64, u64)>>,
     /// Something that ends the node was found, by the first who found it.
-    pub(crate) fatal: watch::Sender<Option<String>>,
+    pub(crate) fatal: watch::Sender<Option<Fatal>>,
     /// Woken when a message says that the founding is complete.
     pub(crate) founded: Notify,
     pub(crate) tasks: TaskTracker,
@@ -174,7 +174,7 @@ impl Core {
     }
 
     /// Ends the node's writing for good; the first cause stays.
-    pub(crate) fn fail(&self, cause: String) {
+    pub(crate) fn fail(&self, cause: Fatal) {
         self.fatal.send_if_modified(|fatal| {
             let first = fatal.is_none();
             if first {

@@ -58,7 +58,7 @@ pub use front::{
     Front, Member, MemberState, Need, Op, OpAnswer, Readiness, Startup,
 };
 pub use node::Node;
-pub use options::{Auth, Gossip, NodeOptions, StartError};
+pub use options::{Auth, Fatal, Gossip, NodeOptions, StartError};
 pub use stemedb_engine::Budget;
 pub use stemedb_membership::{JoinTarget, bind as bind_gossip};
 pub use stemedb_raft::GroupOptions;

@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout};
 use crate::auth::{hash_of, is_key, make_key};
 use crate::core::{Core, Phase, locked, now_ms};
 use crate::founding::{Description, Heard, Proposal, Step, step};
-use crate::options::Auth;
+use crate::options::{Auth, Fatal};
 use crate::reconcile::{Action, reconcile};
 use crate::wire::{DESCRIBE, FOUNDED, JOIN, PROPOSE, READ_INDEX, Welcome, decode_index_option};
 use crate::{Credential, Error};
@@ -32,6 +32,10 @@ use crate::{Credential, Error};
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long until a step that led nowhere is taken again, if nothing changes meanwhile.
 const STEP_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a blank node waits for a packet that it can open, and how many it can't open must
+/// have come, until it holds its secret for wrong.
+const SECRET_DOUBTED_AFTER: Duration = Duration::from_secs(10);
+const SECRET_DOUBTED_PACKETS: u64 = 5;
 /// Most voters of the meta group; further members listen.
 const META_VOTERS_MAX: usize = 5;
 
@@ -43,34 +47,40 @@ pub(crate) async fn live(core: Arc<Core>) {
     }
 }
 
-async fn live_on(core: &Arc<Core>) -> Result<(), String> {
+async fn live_on(core: &Arc<Core>) -> Result<(), Fatal> {
     if core.identity().get().cluster.is_none() {
         enter_a_cluster(core).await?;
     }
-    open_meta(core).await?;
+    open_meta(core).await.map_err(Fatal::Disk)?;
     core.phase.send_replace(Phase::Member);
     let seeding = core.clone();
     core.tasks.spawn(async move {
         tokio::select! {
             () = seeding.stop.cancelled() => {}
             seeded = seed_root_key(&seeding) => {
-                if let Err(cause) = seeded { seeding.fail(cause) }
+                if let Err(cause) = seeded { seeding.fail(Fatal::Setting(cause)) }
             }
         }
     });
-    follow_meta(core).await
+    follow_meta(core).await.map_err(Fatal::Disk)
 }
 
 // ---- founding and joining -------------------------------------------------------------------
 
-async fn enter_a_cluster(core: &Arc<Core>) -> Result<(), String> {
+async fn enter_a_cluster(core: &Arc<Core>) -> Result<(), Fatal> {
+    let begun = Instant::now();
     loop {
         let accepted = match core.identity().get().proposal.clone() {
             None => None,
-            Some(bytes) => Some(Proposal::decode(&bytes).map_err(|cause| cause.to_string())?),
+            Some(bytes) => {
+                Some(Proposal::decode(&bytes).map_err(|cause| Fatal::Disk(cause.to_string()))?)
+            }
         };
         let members = core.gossip.as_ref().map(|gossip| gossip.members().borrow().clone());
         let heard = heard(core.node, members.as_deref());
+        if accepted.is_none() && heard.len() == 1 && begun.elapsed() >= SECRET_DOUBTED_AFTER {
+            doubt_the_secret(core)?;
+        }
         let expect = core.description.expect;
         let entered = match step(core.node, &heard, accepted.as_ref(), expect, core.joins_only) {
             Step::Wait(reason) => Err(reason),
@@ -100,6 +110,20 @@ async fn enter_a_cluster(core: &Arc<Core>) -> Result<(), String> {
         }
         wait_for_news(core).await;
     }
+}
+
+/// A node that nobody talks to while packets come in that it can't open has another secret than
+/// the others. Only a node that never had a cluster gives up on it: one that has may only be the
+/// first of many to come back.
+fn doubt_the_secret(core: &Core) -> Result<(), Fatal> {
+    let unsealed = core.gossip.as_ref().map_or(0, |gossip| gossip.refused().borrow().unsealed);
+    if unsealed < SECRET_DOUBTED_PACKETS {
+        return Ok(());
+    }
+    Err(Fatal::Setting(format!(
+        "wrong cluster secret: {unsealed} packets of other nodes can't be opened with it, and none \
+         could be"
+    )))
 }
 
 fn heard(me: NodeId, members: Option<&Members>) -> Vec<Heard> {

@@ -8,6 +8,7 @@ use stemedb_types::GroupId;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::core::{Core, locked};
+use crate::options::Fatal;
 
 /// Between two looks. A failed disk stops the log's writer at once; this only says so.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,13 +34,13 @@ pub(crate) async fn monitor(core: Arc<Core>) {
 
 fn look_at_the_disk(core: &Core) {
     if let Some(cause) = core.wal.poisoned() {
-        core.fail(format!("the log's disk failed: {cause}"));
+        core.fail(Fatal::Disk(format!("the log's disk failed: {cause}")));
     }
     for group in core.groups.all() {
         if let Some(cause) = group.stopped()
             && !core.stop.is_cancelled()
         {
-            core.fail(format!("group {} has stopped: {cause}", group.id()));
+            core.fail(Fatal::Disk(format!("group {} has stopped: {cause}", group.id())));
         }
     }
 }
@@ -91,7 +92,7 @@ fn save_incarnation(core: &Core) {
         && let Err(error) = identity.update(|id| id.incarnation = newest)
     {
         drop(identity);
-        core.fail(error.to_string());
+        core.fail(Fatal::Disk(error.to_string()));
     }
 }
 
@@ -102,7 +103,7 @@ async fn flush_if_the_log_grows(core: &Arc<Core>) {
     let store = core.store.clone();
     match tokio::task::spawn_blocking(move || store.flush()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => core.fail(error.to_string()),
-        Err(error) => core.fail(error.to_string()),
+        Ok(Err(error)) => core.fail(Fatal::Disk(error.to_string())),
+        Err(error) => core.fail(Fatal::Disk(error.to_string())),
     }
 }

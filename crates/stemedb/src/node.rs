@@ -28,7 +28,7 @@ use crate::front::{
 use crate::identity::IdentityFiles;
 use crate::life::live;
 use crate::monitor::monitor;
-use crate::options::{NodeOptions, StartError};
+use crate::options::{Fatal, NodeOptions, StartError};
 use crate::peers::Peers;
 
 /// How long a command for the cluster may take.
@@ -137,7 +137,7 @@ impl Node {
     }
 
     /// Why the node can't go on, once it can't: it writes nothing more, and should end.
-    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
+    pub fn fatal(&self) -> watch::Receiver<Option<Fatal>> {
         self.core().fatal.subscribe()
     }
 

@@ -96,6 +96,17 @@ impl NodeOptions {
     }
 }
 
+/// Why a running node can't go on. It writes nothing more.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fatal {
+    /// A disk failed, or what it holds does not check: another start reads it anew.
+    #[error("{0}")]
+    Disk(String),
+    /// It was told something that can't be: another start with the same settings ends the same.
+    #[error("{0}")]
+    Setting(String),
+}
+
 /// Why a node did not start. Nothing of it runs.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

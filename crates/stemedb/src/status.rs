@@ -86,7 +86,7 @@ impl Core {
             Phase::Member => reasons.extend(self.behind()),
         }
         if let Some(cause) = &*self.fatal.borrow() {
-            reasons.push(cause.clone());
+            reasons.push(cause.to_string());
         }
         Readiness { ready: reasons.is_empty(), reasons }
     }

@@ -79,7 +79,7 @@ impl Group {
         let prefix = self.scope.claim(bucket, &key).into_bytes();
         let mut gather = Gather::begin(key);
         let mut found = false;
-        self.try_scan(&Range::prefix(&prefix), &mut |row, value| {
+        self.try_scan(&Range::prefix(&prefix), |row, value| {
             found = true;
             gather.row(row.get(prefix.len()..).unwrap_or_default(), value)?;
             Ok(ControlFlow::Continue(()))
@@ -97,7 +97,7 @@ impl Group {
         let order = ClaimOrder::Subject;
         let (range, prefix_bytes) = self.claim_index(bucket, &order, start);
         let mut open: Option<Gather> = None;
-        self.try_scan(&range, &mut |row, value| {
+        self.try_scan(&range, |row, value| {
             let (key, rest) = claim_name(row, prefix_bytes, &order)?;
             let same = open.as_ref().is_some_and(|gather| gather.key == key);
             if !same
@@ -127,7 +127,7 @@ impl Group {
         visit: Visit<'_>,
     ) -> Result<(), Error> {
         let (range, prefix_bytes) = self.claim_index(bucket, order, start);
-        self.try_scan(&range, &mut |row, _| {
+        self.try_scan(&range, |row, _| {
             let (key, _) = claim_name(row, prefix_bytes, order)?;
             let claim = self.gather_claim(bucket, key)?;
             Ok(visit(
@@ -140,7 +140,7 @@ impl Group {
     fn try_scan(
         &self,
         range: &Range,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Error>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Error>,
     ) -> Result<(), Error> {
         let mut fault = None;
         self.scan(range, false, &mut |row, value| {

@@ -141,11 +141,12 @@ impl View for Group {
         start: &ClaimStart,
         visit: &mut dyn FnMut(ClaimRow) -> ControlFlow<()>,
     ) -> Result<(), MachineError> {
-        Ok(match order {
-            ClaimOrder::Subject => self.walk_claims(bucket, start, visit)?,
+        let walked = match order {
+            ClaimOrder::Subject => self.walk_claims(bucket, start, visit),
             ClaimOrder::Predicate | ClaimOrder::Agent(_) => {
-                self.walk_claim_index(bucket, order, start, visit)?;
+                self.walk_claim_index(bucket, order, start, visit)
             }
-        })
+        };
+        Ok(walked?)
     }
 }

@@ -7,7 +7,6 @@ mod common;
 mod crash;
 mod fixture;
 mod meta;
-mod perf;
 mod snapshot;
 mod store;
 mod view;

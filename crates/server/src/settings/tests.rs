@@ -292,3 +292,13 @@ fn a_secret_is_no_flag() {
     }
     assert!(known.contains(&"root-api-key-file"));
 }
+
+#[test]
+fn the_page_of_settings_names_every_setting() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/settings.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    for setting in SETTINGS {
+        assert!(page.contains(&format!("`{}`", setting.env())), "{} is missing", setting.env());
+        assert!(page.contains(setting.default.unwrap_or_default()), "{}'s default", setting.flag);
+    }
+}
