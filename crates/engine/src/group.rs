@@ -7,6 +7,7 @@
 //! nothing where there was something. What a crash leaves of other
 //! generations goes at the next open.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,6 +53,8 @@ struct Shared {
 pub struct Batch {
     pub(crate) scope: Scope,
     pub(crate) rows: Rows,
+    /// Rows of which only the run's last value counts: written once, whatever happened between.
+    pub(crate) last: BTreeMap<Row, Vec<u8>>,
 }
 
 impl Group {
@@ -81,7 +84,7 @@ impl Group {
 
     /// Begins a batch.
     pub fn batch(&self) -> Batch {
-        Batch { scope: self.scope, rows: Rows::new() }
+        Batch { scope: self.scope, rows: Rows::new(), last: BTreeMap::new() }
     }
 
     /// Writes a batch and the mark that says how far it goes, together. Visible at once, durable
@@ -91,6 +94,9 @@ impl Group {
     pub fn commit(&self, mut batch: Batch, applied: Vec<u8>) -> Result<(), Error> {
         if batch.scope != self.scope || self.generation.replaced.load(Ordering::Acquire) {
             return Err(Error::Replaced { group: self.scope.group });
+        }
+        for (row, value) in batch.last {
+            batch.rows.put(row, value);
         }
         batch.rows.put(self.scope.applied(), applied);
         self.store.write(batch.rows)

@@ -36,7 +36,8 @@ mod transfer;
 pub use group::{Batch, Group};
 pub use rocks::{Budget, RocksStore};
 pub use rows::{Range, Row};
-pub use store::{Intake, Rows, Store, Visit};
+pub use shard::Run;
+pub use store::{Intake, RowRef, Rows, Seeker, Store, Visit};
 pub use transfer::{Import, export};
 
 use stemedb_types::GroupId;

@@ -22,7 +22,7 @@ use rocksdb::{
 
 use crate::Error;
 use crate::rows::{Range, Row};
-use crate::store::{Intake, Rows, Store, Visit};
+use crate::store::{Intake, RowRef, Rows, Seeker, Store, Visit};
 
 /// Memory the store may use, per node.
 #[derive(Clone, Copy, Debug)]
@@ -169,6 +169,20 @@ fn walk(mut rows: DBRawIterator<'_>, reverse: bool, visit: Visit<'_>) -> Result<
     rows.status().map_err(|cause| unread("a range", cause))
 }
 
+/// One iterator, moved about: what it sees was frozen when it was made.
+struct RocksSeeker<'s>(DBRawIterator<'s>);
+
+impl Seeker for RocksSeeker<'_> {
+    fn seek(&mut self, name: &[u8]) -> Result<Option<RowRef<'_>>, Error> {
+        self.0.seek(name);
+        if !self.0.valid() {
+            // The end of the range, or a block that does not check.
+            self.0.status().map_err(|cause| unread("a row", cause))?;
+        }
+        Ok(self.0.item())
+    }
+}
+
 impl Store for RocksStore {
     fn get(&self, row: &Row) -> Result<Option<Bytes>, Error> {
         let value = self.db.get(&row.0).map_err(|cause| unread("a row", cause))?;
@@ -187,6 +201,10 @@ impl Store for RocksStore {
         let mut options = read_options(range);
         options.fill_cache(false);
         walk(self.db.raw_iterator_opt(options), false, visit)
+    }
+
+    fn seeker(&self, range: &Range) -> Box<dyn Seeker + '_> {
+        Box::new(RocksSeeker(self.db.raw_iterator_opt(read_options(range))))
     }
 
     fn write(&self, rows: Rows) -> Result<(), Error> {

@@ -60,6 +60,10 @@ pub trait Store: Send + Sync + 'static {
     /// Like [`Store::scan`], forward, over the rows as they stood when the scan began.
     fn scan_frozen(&self, range: &Range, visit: Visit<'_>) -> Result<(), Error>;
 
+    /// Looks rows of a range up by their order, many of them, as they stood when this was called:
+    /// a [`Store::scan`] for each would pay for its beginning every time.
+    fn seeker(&self, range: &Range) -> Box<dyn Seeker + '_>;
+
     /// Writes a batch: visible at once, durable with the next flush.
     fn write(&self, rows: Rows) -> Result<(), Error>;
 
@@ -74,6 +78,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// How many bytes the store holds on disk.
     fn disk_bytes(&self) -> u64;
+}
+
+/// A row's name and value, where they stand.
+pub type RowRef<'r> = (&'r [u8], &'r [u8]);
+
+/// Looks rows up by their order.
+pub trait Seeker {
+    /// The first row of the range at or behind a name.
+    fn seek(&mut self, name: &[u8]) -> Result<Option<RowRef<'_>>, Error>;
 }
 
 /// Rows on their way into the store, in order; none is seen before [`Intake::finish`].

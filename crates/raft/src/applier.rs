@@ -98,7 +98,8 @@ impl Applier {
         let mut last = self.last;
         let mut membership = None;
         {
-            let mut overlay = Overlay::new(&store);
+            let view = store.run();
+            let mut overlay = Overlay::new(&view);
             for (entry, responder) in run {
                 follows(last, &entry)?;
                 last = Some(entry.log_id());
@@ -214,7 +215,9 @@ impl RaftStateMachine<Config> for Applier {
             SnapshotData::Received(import) => import,
             SnapshotData::Here(source) => copy(&source, &self.applied.store())?,
         };
-        let store = import.install()?;
+        // Moving files into the store and flushing it takes long: not on a thread that others need.
+        let installing = tokio::task::spawn_blocking(move || import.install());
+        let store = installing.await.map_err(io::Error::other)??;
         let mark = store.applied()?.unwrap_or_default();
         let (last, membership) = decode_applied(&mark).map_err(invalid)?;
         self.applied.replace(store)?;

@@ -18,6 +18,9 @@ use crate::types::{
     CommandBytes, Config, Entry, Holder, LogId, Membership, Payload, StoredMembership, Vote, log_id,
 };
 
+/// More entries than this are made room for as they come, not because a count says so.
+const ENTRIES_EXPECTED: usize = 1024;
+
 /// Version of every format in this file.
 const VERSION: u8 = 1;
 
@@ -229,7 +232,7 @@ pub(crate) fn decode_append(input: &[u8]) -> Result<AppendEntriesRequest<Config>
     let prev_log_id = take_log_id_option(&mut from)?;
     let leader_commit = take_log_id_option(&mut from)?;
     let count = from.length(3)?;
-    let mut entries = Vec::with_capacity(count);
+    let mut entries = Vec::with_capacity(count.min(ENTRIES_EXPECTED));
     for _ in 0..count {
         let id = take_log_id(&mut from)?;
         entries.push(Entry::new(id, take_payload(&mut from, &input)?));

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
@@ -21,10 +22,10 @@ use crate::applier::{Applied, Applier};
 use crate::log_store::LogStore;
 use crate::network::Network;
 use crate::queue::{
-    Done, PROPOSALS_MAX, Propose, READS_MAX, ReadDone, confirm_reads, propose_runs,
+    Done, PROPOSALS_MAX, Propose, READS_MAX, ReadDone, closed, confirm_reads, propose_runs,
 };
-use crate::types::{Holder, Raft};
-use crate::{Error, Outcome};
+use crate::types::{Holder, LogId, Raft};
+use crate::{Error, Written};
 
 /// Timers and thresholds of a group. The defaults are for a cluster in one place.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +62,8 @@ impl GroupOptions {
             election_timeout_min: self.election_timeout_min_ms,
             election_timeout_max: self.election_timeout_max_ms,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
-            max_in_snapshot_log_to_keep: self.kept_entries,
+            // We cut the log ourselves: openraft would cut it while a follower is on its way.
+            max_in_snapshot_log_to_keep: u64::MAX,
             replication_lag_threshold: self.snapshot_entries + self.kept_entries,
             max_payload_entries: 1024,
             install_snapshot_timeout: 600_000,
@@ -110,6 +112,11 @@ pub struct Group {
     proposals: mpsc::Sender<Propose>,
     reads: mpsc::Sender<ReadDone>,
     leadership: watch::Receiver<Leadership>,
+    /// Set once no command is handed over any more.
+    closing: Arc<AtomicBool>,
+    /// Snapshots on their way to followers.
+    sending: Arc<AtomicUsize>,
+    kept_entries: u64,
 }
 
 impl Group {
@@ -128,7 +135,8 @@ impl Group {
         let id = store.id();
         let applied = Applied::open(store).map_err(|cause| stopped(cause.to_string()))?;
         let applier = Applier::open(applied.clone()).map_err(|cause| stopped(cause.to_string()))?;
-        let network = Network { plane, group: id, me: replica };
+        let sending = Arc::new(AtomicUsize::new(0));
+        let network = Network { plane, group: id, me: replica, sending: sending.clone() };
         let log = LogStore::new(wal, replica);
         let config = options.to_config(id)?;
         let raft = Raft::new(replica.0, config, network, log, applier)
@@ -137,10 +145,23 @@ impl Group {
         let (proposals, proposed) = mpsc::channel(PROPOSALS_MAX);
         let (reads, waiting) = mpsc::channel(READS_MAX);
         let (seen, leadership) = watch::channel(Leadership::Unknown);
-        tokio::spawn(propose_runs(raft.clone(), proposed));
+        let closing = Arc::new(AtomicBool::new(false));
+        tokio::spawn(propose_runs(raft.clone(), proposed, closing.clone()));
         tokio::spawn(confirm_reads(raft.clone(), waiting));
-        tokio::spawn(watch_leadership(raft.clone(), seen));
-        Ok(Self { id, replica, raft, applied, proposals, reads, leadership })
+        tokio::spawn(watch_leadership(raft.server_metrics(), seen));
+        let kept_entries = options.kept_entries;
+        Ok(Self {
+            id,
+            replica,
+            raft,
+            applied,
+            proposals,
+            reads,
+            leadership,
+            closing,
+            sending,
+            kept_entries,
+        })
     }
 
     /// Which group.
@@ -188,7 +209,7 @@ impl Group {
 
     /// Hands a command to the group and waits for its outcome. Dropping the future does not take
     /// the command back.
-    pub async fn write(&self, command: bytes::Bytes) -> Result<Outcome, Error> {
+    pub async fn write(&self, command: bytes::Bytes) -> Result<Written, Error> {
         let (done, wait) = oneshot::channel();
         let answer = Box::new(move |result| {
             let _ = done.send(result);
@@ -233,24 +254,28 @@ impl Group {
 
     /// How far this replica has come.
     pub fn position(&self) -> Position {
-        let metrics = self.raft.metrics().borrow_watched().clone();
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
         Position {
             term: metrics.current_term,
             last_log: metrics.last_log_index,
-            committed: metrics.cluster_committed.map(|id| id.index()),
-            applied: metrics.last_applied.map(|id| id.index()),
+            committed: metrics.cluster_committed.as_ref().map(|id| id.index()),
+            applied: metrics.last_applied.as_ref().map(|id| id.index()),
         }
     }
 
     /// Why the group has stopped, if it has.
     pub fn stopped(&self) -> Option<String> {
-        self.raft.metrics().borrow_watched().running_state.clone().err().map(|f| f.to_string())
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.running_state.as_ref().err().map(|fatal| fatal.to_string())
     }
 
     /// Voters and learners, as this replica knows them.
     pub fn members(&self) -> (BTreeSet<ReplicaId>, BTreeSet<ReplicaId>) {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let membership = metrics.membership_config.membership().clone();
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
         let ids = |ids: &mut dyn Iterator<Item = u64>| ids.map(ReplicaId).collect();
         (ids(&mut membership.voter_ids()), ids(&mut membership.learner_ids()))
     }
@@ -275,17 +300,66 @@ impl Group {
         asked.map_err(|fatal| Error::Stopped(fatal.to_string()))
     }
 
-    /// Stops the replica; what it has is on disk or in the log.
+    /// Announces what the store has flushed, so that the log before it can go. Returns once it was
+    /// asked for.
+    pub async fn announce_flushed(&self) -> Result<(), Error> {
+        let asked = self.raft.trigger().snapshot().await;
+        asked.map_err(|fatal| Error::Stopped(fatal.to_string()))
+    }
+
+    /// Cuts off the log what is announced and nobody needs: [`GroupOptions::kept_entries`] stay,
+    /// and at a leader what a follower does not have yet. With `all` these go as well, and a
+    /// follower that needs them gets a snapshot. Returns once it was asked for.
+    pub async fn shorten_log(&self, all: bool) -> Result<(), Error> {
+        let upto = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let index = |id: &Option<LogId>| id.as_ref().map(|id| id.index());
+            let kept = if all { None } else { Some(self.kept_entries) };
+            let followers = metrics.replication.iter().flat_map(|map| map.values()).map(index);
+            let upto = cut(index(&metrics.snapshot), kept, followers);
+            upto.filter(|upto| index(&metrics.purged).is_none_or(|purged| purged < *upto))
+        };
+        let Some(upto) = upto else { return Ok(()) };
+        let asked = self.raft.trigger().purge_log(upto).await;
+        asked.map_err(|fatal| Error::Stopped(fatal.to_string()))
+    }
+
+    /// Whether a follower is being sent a snapshot: it will need the log from there on.
+    pub fn sends_a_snapshot(&self) -> bool {
+        self.sending.load(Ordering::Relaxed) > 0
+    }
+
+    /// Stops the replica; what it has is on disk or in the log. Commands that still wait in front
+    /// of it are not applied, those it has taken may be.
     pub async fn close(&self) {
+        self.closing.store(true, Ordering::Release);
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(group = %self.id, %error, "a group did not stop cleanly");
         }
     }
 }
 
-fn closed() -> Error {
-    Error::Stopped("the group is closed".to_owned())
+/// Up to where a log is cut, from where its announced part ends and what each follower has. `kept`
+/// entries stay (`None`: none, whoever needs them).
+fn cut(
+    announced: Option<u64>,
+    kept: Option<u64>,
+    followers: impl Iterator<Item = Option<u64>>,
+) -> Option<u64> {
+    let Some(kept) = kept else { return announced };
+    let mut upto = announced?.checked_sub(kept)?;
+    for has in followers {
+        // One that has nothing yet, or has not said, needs it all.
+        upto = upto.min(has?);
+    }
+    Some(upto)
 }
+
+type ServerMetrics = openraft::type_config::alias::WatchReceiverOf<
+    crate::types::Config,
+    openraft::metrics::RaftServerMetrics<crate::types::Config>,
+>;
 
 fn changed(
     error: RaftError<crate::types::Config, ClientWriteError<crate::types::Config>>,
@@ -299,8 +373,8 @@ fn changed(
     }
 }
 
-async fn watch_leadership(raft: Raft, seen: watch::Sender<Leadership>) {
-    let mut metrics = raft.server_metrics();
+/// Holds no handle on the group: it must end with the last one, and openraft with it.
+async fn watch_leadership(mut metrics: ServerMetrics, seen: watch::Sender<Leadership>) {
     loop {
         let now = {
             let metrics = metrics.borrow_watched();
@@ -321,8 +395,32 @@ async fn watch_leadership(raft: Raft, seen: watch::Sender<Leadership>) {
         if changed {
             metrics::counter!("stemedb_raft_leader_changes_total").increment(1);
         }
-        if seen.is_closed() || metrics.changed().await.is_err() {
+        let ended = tokio::select! {
+            changed = metrics.changed() => changed.is_err(),
+            () = seen.closed() => true,
+        };
+        if ended {
+            // A replica that has stopped leads nothing and knows of nobody who does.
+            seen.send_replace(Leadership::Unknown);
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn a_log_is_cut_behind_what_is_announced_and_what_every_follower_has() {
+        let none: [Option<u64>; 0] = [];
+        let cut = |announced, kept, has: &[Option<u64>]| cut(announced, kept, has.iter().copied());
+        assert_eq!(cut(None, Some(10), &none), None, "nothing is announced");
+        assert_eq!(cut(Some(9), Some(10), &none), None, "less than is kept");
+        assert_eq!(cut(Some(100), Some(10), &none), Some(90));
+        assert_eq!(cut(Some(100), Some(10), &[Some(120), Some(95)]), Some(90));
+        assert_eq!(cut(Some(100), Some(10), &[Some(120), Some(40)]), Some(40), "one lags");
+        assert_eq!(cut(Some(100), Some(10), &[Some(120), None]), None, "one has said nothing");
+        assert_eq!(cut(Some(100), None, &[Some(40), None]), Some(100), "it is too long to wait");
     }
 }

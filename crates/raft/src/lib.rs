@@ -69,6 +69,15 @@ pub enum Outcome {
     Nothing,
 }
 
+/// A command that was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// What it gave.
+    pub outcome: Outcome,
+    /// The index of its log entry: whoever has applied this one has applied the command.
+    pub index: u64,
+}
+
 /// Why a command or a read did not get through.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {

@@ -157,6 +157,11 @@ impl RaftLogReader<Config> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        // Purged meanwhile: to begin further on would send a follower a log with a hole in it.
+        // Nothing makes openraft look again, and then it sends the snapshot.
+        if self.wal.bounds(self.stream).first.is_some_and(|first| start < first) {
+            return Ok(Vec::new());
+        }
         self.read(start, end, READ_BYTES_MAX)
     }
 }
@@ -236,10 +241,12 @@ impl RaftLogStorage<Config> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        // Losing it in a crash only means purging again.
-        match self.wal.purge_to(self.stream, upto.index(), encode_log_id(&upto), None) {
-            Ok(()) | Err(stemedb_wal::Error::Busy) => Ok(()),
-            Err(error) => Err(io::Error::other(error)),
-        }
+        // Losing it in a crash only means purging again. But it must take place in this life:
+        // behind an installed snapshot the next entry follows what was purged, and nothing else.
+        // It asks for a sync, or a log gone quiet would keep its segments until the next write.
+        let (stream, note) = (self.stream, encode_log_id(&upto));
+        let purged = |_: Finished| {};
+        self.queue(purged, |wal, done| wal.purge_to(stream, upto.index(), note.clone(), Some(done)))
+            .await
     }
 }

@@ -10,6 +10,7 @@ use std::future::Future;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -44,6 +45,8 @@ pub(crate) struct Network {
     pub(crate) plane: Arc<Plane>,
     pub(crate) group: GroupId,
     pub(crate) me: ReplicaId,
+    /// Snapshots on their way.
+    pub(crate) sending: Arc<AtomicUsize>,
 }
 
 /// From one replica to another.
@@ -53,12 +56,28 @@ pub(crate) struct Link {
     target: ReplicaId,
 }
 
+/// Counts a snapshot for as long as it is on its way.
+struct Sending(Arc<AtomicUsize>);
+
+impl Sending {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 type RpcResult<T> = Result<T, RPCError<Config>>;
 
 impl Link {
     fn envelope(&self, kind: u8, payload: Bytes) -> Envelope {
-        let Network { group, me, .. } = self.network;
-        Envelope { group, from: me, to: self.target, kind, payload }
+        let Network { group, me, .. } = &self.network;
+        Envelope { group: *group, from: *me, to: self.target, kind, payload }
     }
 
     async fn ask<T>(
@@ -136,6 +155,7 @@ impl RaftNetworkV2<Config> for Link {
             let cause = io::Error::other("a received snapshot is installed, not sent on");
             return Err(StreamingError::Network(NetworkError::new(&cause)));
         };
+        let _sending = Sending::begin(&self.network.sending);
         let (chunks, stream) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
         tokio::task::spawn_blocking(move || {
             let read = export(&store, &mut |chunk| match chunks.blocking_send(Ok(chunk)) {

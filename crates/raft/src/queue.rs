@@ -7,6 +7,8 @@
 //! times longer batches. Reads do the same: one quorum round for all that
 //! wait, and a read never joins a round that began before it came.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +17,7 @@ use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use tokio::sync::mpsc;
 
 use crate::types::{Answer, CommandBytes, Raft, WriteResult};
-use crate::{Error, Outcome};
+use crate::{Error, Written};
 
 /// Most commands that wait for one group; one more is refused.
 pub(crate) const PROPOSALS_MAX: usize = 4096;
@@ -27,7 +29,7 @@ const RUN_MAX: usize = 1024;
 const ROUND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Takes the outcome of a command, once, from any thread that runs the group.
-pub type Done = Box<dyn FnOnce(Result<Outcome, Error>) + Send>;
+pub type Done = Box<dyn FnOnce(Result<Written, Error>) + Send>;
 
 /// A command and who waits for it.
 pub struct Propose {
@@ -45,7 +47,7 @@ pub type ReadDone = Box<dyn FnOnce(Result<u64, Error>) + Send>;
 struct Handed(Option<Done>);
 
 impl Handed {
-    fn answer(mut self, result: Result<Outcome, Error>) {
+    fn answer(mut self, result: Result<Written, Error>) {
         if let Some(done) = self.0.take() {
             done(result);
         }
@@ -60,8 +62,13 @@ impl Drop for Handed {
     }
 }
 
-/// Hands commands over in runs until the group's handles are gone.
-pub(crate) async fn propose_runs(raft: Raft, mut queue: mpsc::Receiver<Propose>) {
+/// Hands commands over in runs until the group's handles are gone. Behind `closing`, or once
+/// openraft has ended, a command is not handed over: its caller hears that it is not applied.
+pub(crate) async fn propose_runs(
+    raft: Raft,
+    mut queue: mpsc::Receiver<Propose>,
+    closing: Arc<AtomicBool>,
+) {
     let mut run = Vec::with_capacity(RUN_MAX);
     while queue.recv_many(&mut run, RUN_MAX).await > 0 {
         tokio::task::yield_now().await;
@@ -71,18 +78,27 @@ pub(crate) async fn propose_runs(raft: Raft, mut queue: mpsc::Receiver<Propose>)
         }
         metrics::counter!("stemedb_raft_proposals_total").increment(run.len() as u64);
         for Propose { command, done } in run.drain(..) {
+            if closing.load(Ordering::Acquire) {
+                done(Err(closed()));
+                continue;
+            }
             let handed = Handed(Some(done));
             let answer = Answer::new(move |result: WriteResult| handed.answer(outcome(result)));
             if let Err(fatal) = raft.client_write_ff(CommandBytes(command), Some(answer)).await {
                 tracing::debug!(%fatal, "a command found its group stopped");
+                closing.store(true, Ordering::Release);
             }
         }
     }
 }
 
-fn outcome(result: WriteResult) -> Result<Outcome, Error> {
+pub(crate) fn closed() -> Error {
+    Error::Stopped("the group is closed".to_owned())
+}
+
+fn outcome(result: WriteResult) -> Result<Written, Error> {
     match result {
-        Ok(response) => Ok(response.data),
+        Ok(response) => Ok(Written { index: response.log_id.index(), outcome: response.data }),
         Err(ClientWriteError::ForwardToLeader(forward)) => {
             Err(Error::NotLeader { leader: forward.leader_node.map(|holder| holder.0) })
         }

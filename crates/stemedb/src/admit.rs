@@ -2,14 +2,14 @@
 //!
 //! A key is looked up in memory. One that is not known here may have been made
 //! a moment ago: then, and only then, the meta leader is asked, one question at a
-//! time, and its "no" is remembered for a while, so that guessing keys costs the
-//! guesser more than the cluster.
+//! time and a hundred a second at most, and its "no" is remembered for a while, so that
+//! guessing keys costs the guesser more than the cluster.
 
 use std::time::Duration;
 
 use stemedb_machine::meta::{KeyHash, MetaAnswer, MetaCommand, MetaState, Role};
 use stemedb_types::ProjectName;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::auth::{Known, admit, hash_of, is_key, look_up};
 use crate::core::{Core, locked, now_ms};
@@ -19,10 +19,39 @@ use crate::{Error, Unavailable};
 
 /// How long the meta leader's "no" is believed.
 const REFUSAL_KEPT: Duration = Duration::from_secs(10);
-/// Most refusals remembered; beyond it the oldest knowledge is dropped at once.
+/// Most refusals remembered; beyond it those that have run out go, and all if none has.
 const REFUSALS_MAX: usize = 10_000;
 /// How long the question for an unknown key may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Most questions for unknown keys in a second, per node; beyond it callers are told to wait.
+const LOOKUPS_PER_SECOND_MAX: u32 = 100;
+/// The second that is counted in.
+const LOOKUP_WINDOW: Duration = Duration::from_secs(1);
+
+/// Counts the questions of one second. Pure: time comes from the caller.
+#[derive(Debug)]
+pub(crate) struct Lookups {
+    begun: Instant,
+    asked: u32,
+}
+
+impl Lookups {
+    /// None yet.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { begun: now, asked: 0 }
+    }
+
+    /// Whether one more question may be asked now; counts it if so.
+    fn admits(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.begun) >= LOOKUP_WINDOW {
+            *self = Self::new(now);
+        }
+        let admits = self.asked < LOOKUPS_PER_SECOND_MAX;
+        self.asked += u32::from(admits);
+        admits
+    }
+}
 
 /// What a look at the local state gave.
 pub(crate) enum Glance {
@@ -94,13 +123,19 @@ impl Core {
         if refused(self) {
             return Ok(false);
         }
-        // One question at a time; who waited may find it answered.
-        let _single = self.key_lookup.lock().await;
+        // One question at a time; who waited may find it answered. Without a quorum each takes its
+        // time, so waiting is bounded too.
+        let deadline = Instant::now() + LOOKUP_TIMEOUT;
+        let waiting = timeout_at(deadline, self.key_lookup.lock());
+        let mut lookups = waiting.await.map_err(|_| Error::unavailable(Unavailable::Overloaded))?;
         if refused(self) {
             return Ok(false);
         }
         if !matches!(look_up(&self.meta.load(), &hash), Known::Unknown) {
             return Ok(true);
+        }
+        if !lookups.admits(Instant::now()) {
+            return Err(Error::unavailable(Unavailable::Overloaded));
         }
         let deadline = Instant::now() + LOOKUP_TIMEOUT;
         match self.key_index(hash, deadline).await? {
@@ -110,6 +145,10 @@ impl Core {
             }
             None => {
                 let mut refused = locked(&self.refused_keys);
+                if refused.len() >= REFUSALS_MAX {
+                    let now = Instant::now();
+                    refused.retain(|_, until| *until > now);
+                }
                 if refused.len() >= REFUSALS_MAX {
                     refused.clear();
                 }
@@ -165,5 +204,22 @@ impl Core {
         let caller = self.admit(credential.as_ref(), project.as_ref(), need).await?;
         let credential = credential.filter(|_| matches!(self.auth, Auth::On { .. }));
         Ok(Admission { caller, credential })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hundred_questions_a_second_and_not_one_more() {
+        let begun = Instant::now();
+        let mut lookups = Lookups::new(begun);
+        let admitted =
+            |lookups: &mut Lookups, now| (0..250).filter(|_| lookups.admits(now)).count();
+        assert_eq!(admitted(&mut lookups, begun), 100);
+        assert_eq!(admitted(&mut lookups, begun + Duration::from_millis(999)), 0);
+        assert_eq!(admitted(&mut lookups, begun + Duration::from_secs(1)), 100);
+        assert_eq!(admitted(&mut lookups, begun), 0, "a clock that reads older gives nothing");
     }
 }

@@ -27,6 +27,9 @@ const LEADERLESS_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long at most until the route is looked at again, for changes that wake nobody.
 const REROUTE_INTERVAL: Duration = Duration::from_millis(50);
 
+/// No caller waits longer, whatever it says.
+const DEADLINE_MAX: Duration = Duration::from_secs(3600);
+
 /// What one try gave.
 enum Tried {
     /// The caller's answer.
@@ -39,7 +42,7 @@ impl Core {
     pub(crate) async fn call(&self, call: Call) -> Result<Answered, Error> {
         let Call { admission, door, deadline, bucket, op } = call;
         let begun = Instant::now();
-        let deadline = begun + deadline;
+        let deadline = begun + deadline.min(DEADLINE_MAX);
         let patience = deadline.min(begun + LEADERLESS_WAIT_MAX);
         let Some((project, _)) = &admission.caller.project else {
             return Err(Error::Internal("a data call without a project".to_owned()));
@@ -50,8 +53,12 @@ impl Core {
                 Route::Here => {
                     self.try_here(&admission, bucket.clone(), op.clone(), deadline).await
                 }
+                // Without an address there is nobody to send the caller to.
                 Route::To(node) if door == Door::Own => {
-                    return Err(Error::NotOwner { owner: self.http_address(node) });
+                    return Err(match self.http_address(node) {
+                        Some(owner) => Error::NotOwner { owner: Some(owner) },
+                        None => Error::unavailable(Unavailable::NoQuorum),
+                    });
                 }
                 Route::To(node) => {
                     let wire = WireCall {
@@ -132,8 +139,14 @@ impl Core {
         let message =
             Envelope { group, from: nobody, to: nobody, kind: CALL, payload: call.encode() };
         let result = match plane.request(node, Lane::Normal, message, deadline).await {
-            Ok(payload) => decode_op_result(&payload)
-                .unwrap_or_else(|cause| Err(Error::Internal(format!("a peer's answer: {cause}")))),
+            Ok(payload) => decode_op_result(&payload).unwrap_or_else(|cause| {
+                tracing::warn!(%node, %cause, "a peer's answer does not read");
+                // Whatever it says, the write may have been applied.
+                Err(if writes { Error::OutcomeUnknown } else { Error::Internal(cause.to_string()) })
+            }),
+            Err(stemedb_rpc::Error::NotSent(cause @ stemedb_rpc::NotSent::TooLarge { .. })) => {
+                Err(Error::Malformed(cause.to_string()))
+            }
             Err(stemedb_rpc::Error::NotSent(stemedb_rpc::NotSent::QueueFull)) => {
                 Err(Error::unavailable(Unavailable::Overloaded))
             }
@@ -151,6 +164,13 @@ impl Core {
         match result {
             Err(Error::NotOwner { owner }) => {
                 Tried::Elsewhere(owner.and_then(|owner| self.node_at(&owner)))
+            }
+            // It can't be done there: that node starts or goes down. Not applied, so another may.
+            Err(Error::Unavailable { reason, .. })
+                if node != self.node
+                    && matches!(reason, Unavailable::Starting | Unavailable::Draining) =>
+            {
+                Tried::Elsewhere(None)
             }
             result => Tried::Done(result, node),
         }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admit::Lookups;
 use crate::founding::Description;
 use crate::identity::IdentityFiles;
 use crate::options::{Auth, Fatal};
@@ -45,6 +46,7 @@ pub(crate) struct Core {
     pub(crate) shards: u16,
     pub(crate) replication_factor: u8,
     pub(crate) group_options: GroupOptions,
+    pub(crate) live_log_bytes_max: u64,
     pub(crate) wal: Wal,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) groups: Groups,
@@ -64,7 +66,7 @@ pub(crate) struct Core {
     pub(crate) meta_heard: Mutex<Instant>,
     /// Hashes that the meta leader did not know, until when that is believed.
     pub(crate) refused_keys: Mutex<HashMap<KeyHash, Instant>>,
-    pub(crate) key_lookup: tokio::sync::Mutex<()>,
+    pub(crate) key_lookup: tokio::sync::Mutex<Lookups>,
     /// Where each group stood when it was opened: applied, committed.
     pub(crate) opened_at: Mutex<BTreeMap<GroupId, (u64, u64)>>,
     /// Something that ends the node was found, by the first who found it.
@@ -83,6 +85,7 @@ pub(crate) struct Parts {
     pub(crate) shards: u16,
     pub(crate) replication_factor: u8,
     pub(crate) group_options: GroupOptions,
+    pub(crate) live_log_bytes_max: u64,
     pub(crate) wal: Wal,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) identity: IdentityFiles,
@@ -99,6 +102,7 @@ impl Core {
             shards: parts.shards,
             replication_factor: parts.replication_factor,
             group_options: parts.group_options,
+            live_log_bytes_max: parts.live_log_bytes_max,
             wal: parts.wal,
             store: parts.store,
             groups: Groups::new(),
@@ -112,7 +116,7 @@ impl Core {
             caught_up: Mutex::default(),
             meta_heard: Mutex::new(Instant::now()),
             refused_keys: Mutex::default(),
-            key_lookup: tokio::sync::Mutex::new(()),
+            key_lookup: tokio::sync::Mutex::new(Lookups::new(Instant::now())),
             opened_at: Mutex::default(),
             fatal: watch::Sender::new(None),
             founded: Notify::new(),
@@ -171,6 +175,18 @@ impl Core {
     /// Whether a meta quorum was heard of lately.
     pub(crate) fn meta_is_silent(&self) -> bool {
         locked(&self.meta_heard).elapsed() > META_SILENCE_MAX
+    }
+
+    /// Says what the node is doing now; a node that goes down does nothing else any more. Returns
+    /// whether that is news.
+    pub(crate) fn turn(&self, phase: Phase) -> bool {
+        self.phase.send_if_modified(|now| {
+            let news = *now != phase && *now != Phase::Draining;
+            if news {
+                *now = phase;
+            }
+            news
+        })
     }
 
     /// Ends the node's writing for good; the first cause stays.

@@ -6,7 +6,7 @@
 
 use stemedb_claims::AgentId;
 use stemedb_machine::shard::{Command, Read, ReadAnswer, Write, read};
-use stemedb_raft::{Group, Outcome};
+use stemedb_raft::{Group, Outcome, Written};
 use stemedb_types::{BucketName, ProjectId};
 
 use crate::core::{Core, now_ms};
@@ -76,8 +76,11 @@ impl Core {
         let command = Command { project, bucket, at_ms: now_ms(), write }.encode();
         let nodes = self.meta.load_full();
         let done = move |result| match result {
-            Ok(Outcome::Shard(answer)) => sink(Ok(OpAnswer::Write(answer))),
-            Ok(_) => sink(Err(Error::Internal("a shard gave no shard's answer".to_owned()))),
+            Ok(Written { outcome: Outcome::Shard(answer), .. }) => {
+                sink(Ok(OpAnswer::Write(answer)));
+            }
+            // Not an answer we know, and applied all the same.
+            Ok(_) => sink(Err(Error::OutcomeUnknown)),
             Err(error) => sink(Err(failed(error, &nodes))),
         };
         group.propose(command, Box::new(done));

@@ -46,6 +46,8 @@ pub(crate) enum Step {
     Join(Vec<NodeId>),
     /// Propose a cluster of exactly these.
     Propose(Vec<NodeId>),
+    /// More blank nodes are here than expected: ask which of them only join.
+    Sort(Vec<NodeId>),
     /// Ask the members of its own accepted proposal again.
     Complete,
     /// Its accepted proposal was accepted by all: some member is founded by it.
@@ -55,7 +57,7 @@ pub(crate) enum Step {
 }
 
 /// Decides the next step of a node without a cluster. `heard` are the living nodes, this one
-/// among them; `joins` says that it only ever joins (it was told whom, and not to found).
+/// among them and those known to only join left out; `joins` says that it only ever joins (it was told whom, and not to found).
 pub(crate) fn step(
     me: NodeId,
     heard: &[Heard],
@@ -86,7 +88,10 @@ pub(crate) fn step(
     blank.sort_unstable();
     blank.dedup();
     let (found, wanted) = (blank.len(), expect as usize);
-    if found != wanted {
+    if found > wanted {
+        return Step::Sort(blank);
+    }
+    if found < wanted {
         return Step::Wait(format!(
             "for exactly {wanted} nodes to found a cluster, {found} are here"
         ));
@@ -298,9 +303,12 @@ mod tests {
         for me in [2, 3] {
             assert!(matches!(step(NodeId(me), &three, None, 3, false), Step::Wait(_)), "{me}");
         }
-        for crowd in [blank(&[1, 2]), blank(&[1, 2, 3, 4])] {
-            assert!(matches!(step(NodeId(1), &crowd, None, 3, false), Step::Wait(_)));
-        }
+        assert!(matches!(step(NodeId(1), &blank(&[1, 2]), None, 3, false), Step::Wait(_)));
+        // Four may be three and one that only joins: whoever founds asks, whoever joins waits.
+        let crowd = blank(&[4, 2, 3, 1]);
+        let four = vec![NodeId(1), NodeId(2), NodeId(3), NodeId(4)];
+        assert_eq!(step(NodeId(2), &crowd, None, 3, false), Step::Sort(four));
+        assert!(matches!(step(NodeId(2), &crowd, None, 3, true), Step::Wait(_)));
         assert_eq!(step(NodeId(1), &blank(&[1]), None, 1, false), Step::Propose(vec![NodeId(1)]));
     }
 

@@ -17,7 +17,8 @@
 //! | `options`, `node`, `bucket` | start it, stop it, use it from inside |
 //! | `identity` | who the node is, on both volumes |
 //! | `founding` | how a cluster comes to be, exactly once (pure) |
-//! | `life` | blank → founded or joined → member |
+//! | `entering` | blank → founded or joined |
+//! | `life` | what a member does, from its start to its end |
 //! | `reconcile` | layout → which groups to open (pure) |
 //! | `router` | bucket → shard → leader (pure) |
 //! | `auth` | key → role → allowed? (pure) |
@@ -35,6 +36,7 @@ mod auth;
 mod bucket;
 mod call;
 mod core;
+mod entering;
 mod error;
 mod execute;
 mod founding;

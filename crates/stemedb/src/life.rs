@@ -14,36 +14,44 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::RngExt;
 use stemedb_machine::meta::{IfExists, MetaAnswer, MetaCommand, MetaState, NewKey, Role};
-use stemedb_membership::Members;
 use stemedb_raft::{Group, Leadership};
 use stemedb_rpc::Envelope;
-use stemedb_types::{ClusterId, GroupId, NodeId, Replica, ReplicaId};
-use tokio::time::{Instant, timeout};
+use stemedb_types::{GroupId, NodeId, Replica, ReplicaId};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::auth::{hash_of, is_key, make_key};
 use crate::core::{Core, Phase, locked, now_ms};
-use crate::founding::{Description, Heard, Proposal, Step, step};
+use crate::entering::{enter_a_cluster, heard_at};
+use crate::founding::Proposal;
 use crate::options::{Auth, Fatal};
 use crate::reconcile::{Action, reconcile};
-use crate::wire::{DESCRIBE, FOUNDED, JOIN, PROPOSE, READ_INDEX, Welcome, decode_index_option};
+use crate::wire::{READ_INDEX, decode_index_option};
 use crate::{Credential, Error};
 
 /// How long one question of founding or joining may take.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long until a step that led nowhere is taken again, if nothing changes meanwhile.
-const STEP_INTERVAL: Duration = Duration::from_millis(500);
-/// How long a blank node waits for a packet that it can open, and how many it can't open must
-/// have come, until it holds its secret for wrong.
-const SECRET_DOUBTED_AFTER: Duration = Duration::from_secs(10);
-const SECRET_DOUBTED_PACKETS: u64 = 5;
+pub(crate) const STEP_INTERVAL: Duration = Duration::from_millis(500);
+/// How long one change to the meta group is waited for.
+const LEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most voters of the meta group; further members listen.
 const META_VOTERS_MAX: usize = 5;
 
-/// Lives until the node stops.
+/// Lives until the node stops, and ends what would go on without it: a replica that still beats
+/// and votes while nobody answers for it here would hold its group up.
 pub(crate) async fn live(core: Arc<Core>) {
     tokio::select! {
         () = core.stop.cancelled() => {}
         lived = live_on(&core) => if let Err(cause) = lived { core.fail(cause) },
+    }
+    core.stop.cancelled().await;
+    core.groups.close().await;
+    if let Ok(plane) = core.plane() {
+        plane.shutdown().await;
+    }
+    if let Some(gossip) = &core.gossip {
+        // Had it ended before, so much the better.
+        let _ = gossip.stop().await;
     }
 }
 
@@ -52,7 +60,7 @@ async fn live_on(core: &Arc<Core>) -> Result<(), Fatal> {
         enter_a_cluster(core).await?;
     }
     open_meta(core).await.map_err(Fatal::Disk)?;
-    core.phase.send_replace(Phase::Member);
+    core.turn(Phase::Member);
     let seeding = core.clone();
     core.tasks.spawn(async move {
         tokio::select! {
@@ -64,209 +72,6 @@ async fn live_on(core: &Arc<Core>) -> Result<(), Fatal> {
     });
     follow_meta(core).await.map_err(Fatal::Disk)
 }
-
-// ---- founding and joining -------------------------------------------------------------------
-
-async fn enter_a_cluster(core: &Arc<Core>) -> Result<(), Fatal> {
-    let begun = Instant::now();
-    loop {
-        let accepted = match core.identity().get().proposal.clone() {
-            None => None,
-            Some(bytes) => {
-                Some(Proposal::decode(&bytes).map_err(|cause| Fatal::Disk(cause.to_string()))?)
-            }
-        };
-        let members = core.gossip.as_ref().map(|gossip| gossip.members().borrow().clone());
-        let heard = heard(core.node, members.as_deref());
-        if accepted.is_none() && heard.len() == 1 && begun.elapsed() >= SECRET_DOUBTED_AFTER {
-            doubt_the_secret(core)?;
-        }
-        let expect = core.description.expect;
-        let entered = match step(core.node, &heard, accepted.as_ref(), expect, core.joins_only) {
-            Step::Wait(reason) => Err(reason),
-            Step::Join(hosts) => join(core, &hosts).await,
-            Step::Propose(nodes) => match propose(core, &nodes).await {
-                Ok(proposal) => complete(core, &proposal).await,
-                Err(reason) => Err(reason),
-            },
-            Step::Complete => match &accepted {
-                Some(proposal) => complete(core, proposal).await,
-                None => Err("for its own proposal".to_owned()),
-            },
-            Step::Founded => match &accepted {
-                Some(proposal) => found(core, proposal).await,
-                None => Err("for its own proposal".to_owned()),
-            },
-        };
-        match entered {
-            Ok(()) => return Ok(()),
-            Err(reason) => {
-                let waiting = Phase::Blank(reason);
-                if *core.phase.borrow() != waiting {
-                    tracing::info!(phase = ?waiting, "waiting");
-                    core.phase.send_replace(waiting);
-                }
-            }
-        }
-        wait_for_news(core).await;
-    }
-}
-
-/// A node that nobody talks to while packets come in that it can't open has another secret than
-/// the others. Only a node that never had a cluster gives up on it: one that has may only be the
-/// first of many to come back.
-fn doubt_the_secret(core: &Core) -> Result<(), Fatal> {
-    let unsealed = core.gossip.as_ref().map_or(0, |gossip| gossip.refused().borrow().unsealed);
-    if unsealed < SECRET_DOUBTED_PACKETS {
-        return Ok(());
-    }
-    Err(Fatal::Setting(format!(
-        "wrong cluster secret: {unsealed} packets of other nodes can't be opened with it, and none \
-         could be"
-    )))
-}
-
-fn heard(me: NodeId, members: Option<&Members>) -> Vec<Heard> {
-    match members {
-        None => vec![Heard { node: me, cluster: None }],
-        Some(members) => members
-            .active()
-            .map(|member| Heard { node: member.node, cluster: member.cluster })
-            .collect(),
-    }
-}
-
-/// Waits until gossip or a peer has news, or long enough to try again.
-async fn wait_for_news(core: &Core) {
-    let gossip = async {
-        match &core.gossip {
-            Some(gossip) => {
-                let mut members = gossip.members();
-                members.borrow_and_update();
-                let _ = members.changed().await;
-            }
-            None => std::future::pending().await,
-        }
-    };
-    let news = async {
-        tokio::select! {
-            () = gossip => {}
-            () = core.founded.notified() => {}
-        }
-    };
-    let _ = timeout(STEP_INTERVAL, news).await;
-}
-
-/// Where gossip hears a node's peer plane.
-fn heard_at(core: &Core, node: NodeId) -> Option<SocketAddr> {
-    let members = core.gossip.as_ref()?.members().borrow().clone();
-    members.get(node).map(|member| member.grpc)
-}
-
-async fn question(
-    core: &Core,
-    node: NodeId,
-    kind: stemedb_raft::Kind,
-    payload: Vec<u8>,
-) -> Result<Bytes, String> {
-    let address = heard_at(core, node).ok_or_else(|| format!("for node {node} to be heard"))?;
-    let nobody = ReplicaId(0);
-    let payload = Bytes::from(payload);
-    let message = Envelope { group: GroupId::META, from: nobody, to: nobody, kind, payload };
-    let plane = core.plane().map_err(|cause| cause.to_string())?;
-    let deadline = Instant::now() + QUESTION_TIMEOUT;
-    let answer = plane.call_once(address, Some(node), message, deadline).await;
-    answer.map(|(_, payload)| payload).map_err(|cause| format!("node {node} at {address}: {cause}"))
-}
-
-async fn join(core: &Arc<Core>, hosts: &[NodeId]) -> Result<(), String> {
-    let mut reason = "for a member of the cluster to answer".to_owned();
-    for host in hosts {
-        let welcome = match question(core, *host, JOIN, core.description.encode()).await {
-            Ok(bytes) => Welcome::decode(&bytes).map_err(|cause| cause.to_string())?,
-            Err(refused) => {
-                reason = refused;
-                continue;
-            }
-        };
-        let plane = core.plane().map_err(|cause| cause.to_string())?;
-        for (node, addresses) in &welcome.members {
-            if let (true, Ok(address)) = (*node != core.node, addresses.grpc.parse()) {
-                plane.set_address(*node, address);
-            }
-        }
-        return become_member(core, welcome.cluster, welcome.meta_replica).await;
-    }
-    Err(reason)
-}
-
-/// Asks everyone who they are, and accepts the proposal made of it as the first.
-async fn propose(core: &Arc<Core>, nodes: &[NodeId]) -> Result<Proposal, String> {
-    let mut members = Vec::with_capacity(nodes.len());
-    for node in nodes {
-        members.push(if *node == core.node {
-            core.description.clone()
-        } else {
-            let bytes = question(core, *node, DESCRIBE, Vec::new()).await?;
-            Description::decode(&bytes).map_err(|cause| cause.to_string())?
-        });
-    }
-    let cluster = ClusterId(rand::rng().random());
-    let (shards, factor) = (core.shards, core.replication_factor);
-    let proposal = Proposal::make(core.node, cluster, now_ms(), &members, shards, factor)
-        .map_err(|cause| cause.to_string())?;
-    let bytes = proposal.encode();
-    let mut identity = core.identity();
-    if identity.get().proposal.is_some() {
-        return Err("for the proposal it has accepted meanwhile".to_owned());
-    }
-    identity.update(|id| id.proposal = Some(bytes)).map_err(|cause| cause.to_string())?;
-    Ok(proposal)
-}
-
-/// Asks all members to accept; when all have, the cluster is founded.
-async fn complete(core: &Arc<Core>, proposal: &Proposal) -> Result<(), String> {
-    let others: Vec<NodeId> =
-        proposal.nodes.iter().map(|node| node.id).filter(|node| *node != core.node).collect();
-    for node in &others {
-        question(core, *node, PROPOSE, proposal.encode()).await?;
-    }
-    found(core, proposal).await?;
-    for node in others {
-        // Only to be quick: gossip tells them as well.
-        if let Err(missed) = question(core, node, FOUNDED, Vec::new()).await {
-            tracing::debug!(%missed, "a member will learn of the founding by gossip");
-        }
-    }
-    Ok(())
-}
-
-async fn found(core: &Arc<Core>, proposal: &Proposal) -> Result<(), String> {
-    let own = proposal.nodes.iter().find(|node| node.id == core.node);
-    let own = own.ok_or_else(|| "its own proposal leaves it out".to_owned())?;
-    tracing::info!(cluster = %proposal.founding.cluster, "the cluster is founded");
-    become_member(core, proposal.founding.cluster, own.meta_replica).await
-}
-
-async fn become_member(
-    core: &Arc<Core>,
-    cluster: ClusterId,
-    meta_replica: ReplicaId,
-) -> Result<(), String> {
-    core.identity()
-        .update(|id| {
-            id.cluster = Some(cluster);
-            id.meta_replica = Some(meta_replica);
-        })
-        .map_err(|cause| cause.to_string())?;
-    core.plane().map_err(|cause| cause.to_string())?.set_cluster(cluster);
-    if let Some(gossip) = &core.gossip {
-        gossip.set_cluster(cluster).await.map_err(|cause| cause.to_string())?;
-    }
-    Ok(())
-}
-
-// ---- a member -------------------------------------------------------------------------------
 
 /// Opens this node's replica of the meta group and takes its state on.
 async fn open_meta(core: &Arc<Core>) -> Result<(), String> {
@@ -308,13 +113,8 @@ async fn open_group(core: &Arc<Core>, id: GroupId, replica: ReplicaId) -> Result
 async fn catch_up(core: &Core, group: Group) {
     let mut leadership = group.leadership();
     loop {
-        let seen = *leadership.borrow_and_update();
-        let deadline = Instant::now() + QUESTION_TIMEOUT;
-        let index = match seen {
-            Leadership::Here => group.confirm_read().await.ok(),
-            Leadership::There(node) => core.read_index(node, group.id(), deadline).await,
-            Leadership::Unknown => None,
-        };
+        leadership.borrow_and_update();
+        let index = core.confirmed_index(&group, Instant::now() + QUESTION_TIMEOUT).await;
         if let Some(index) = index
             && group.wait_applied(index, QUESTION_TIMEOUT * 10).await.is_ok()
         {
@@ -326,6 +126,24 @@ async fn catch_up(core: &Core, group: Group) {
 }
 
 impl Core {
+    /// What a quorum confirms to be committed, asked of the group's leader; it was at the time of
+    /// the call.
+    async fn confirmed_index(&self, group: &Group, deadline: Instant) -> Option<u64> {
+        let seen = *group.leadership().borrow();
+        match seen {
+            Leadership::Here => timeout_at(deadline, group.confirm_read()).await.ok()?.ok(),
+            Leadership::There(node) => self.read_index(node, group.id(), deadline).await,
+            Leadership::Unknown => None,
+        }
+    }
+
+    /// [`Core::confirmed_index`] of the meta group, once it is applied here.
+    pub(crate) async fn meta_index(&self, meta: &Group, deadline: Instant) -> Option<u64> {
+        let index = self.confirmed_index(meta, deadline).await?;
+        self.meta_applied(index, deadline).await.ok()?;
+        Some(index)
+    }
+
     async fn read_index(&self, node: NodeId, group: GroupId, deadline: Instant) -> Option<u64> {
         let nobody = ReplicaId(0);
         let payload = Bytes::new();
@@ -379,8 +197,9 @@ async fn follow_meta(core: &Arc<Core>) -> Result<(), String> {
         let leads = *leadership.borrow_and_update() == Leadership::Here;
         let state = core.adopt(&group);
         open_missing(core, &state).await?;
-        if leads {
-            lead_meta(core, &group, &state).await;
+        // A change that finds no quorum must not keep this node from following.
+        if leads && timeout(LEAD_TIMEOUT, lead_meta(core, &group, &state)).await.is_err() {
+            tracing::warn!("a change to the meta group takes long; it is looked at again");
         }
         register_if_moved(core, &state).await;
         let gossip = async {
@@ -429,7 +248,14 @@ async fn lead_meta(core: &Arc<Core>, group: &Group, state: &MetaState) {
         return;
     }
     let wanted = meta_voters(&state.layout.meta);
-    if wanted != voters {
+    // A voter that does not answer would only make the majority larger: it listens until it does.
+    let answers = |replica: &&Replica| {
+        voters.contains(&replica.id)
+            || replica.node == core.node
+            || core.plane().is_ok_and(|plane| plane.link(replica.node).borrow().is_up())
+    };
+    let voting = state.layout.meta.iter().filter(|replica| wanted.contains(&replica.id));
+    if wanted != voters && voting.clone().all(|replica| answers(&replica)) {
         let set = group.set_voters(wanted.clone()).await;
         tracing::info!(?wanted, ?set, "the meta group has new voters");
     }

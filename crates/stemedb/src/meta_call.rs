@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use stemedb_machine::meta::{KeyHash, MetaCommand};
-use stemedb_raft::{Leadership, Outcome};
-use stemedb_rpc::{Envelope, Lane};
+use stemedb_machine::meta::{IfExists, KeyHash, MetaCommand, Role};
+use stemedb_raft::{Leadership, Outcome, Written};
+use stemedb_rpc::{Envelope, Lane, Link};
 use stemedb_types::{GroupId, NodeId, ReplicaId};
 use tokio::time::{Instant, timeout_at};
 
@@ -15,6 +15,7 @@ use crate::auth::{Known, look_up, may_make};
 use crate::core::Core;
 use crate::execute::failed;
 use crate::front::{Credential, Need};
+use crate::options::Auth;
 use crate::wire::{
     APPLIED, KEY, META, MetaResult, WireMeta, decode_index_option, decode_meta_result,
     encode_key_question, encode_wait,
@@ -23,6 +24,16 @@ use crate::{Error, Unavailable};
 
 /// How long at most until the leader is looked for again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// What a node may have done in its own name, without a caller's key: it moves, and it seeds its
+/// root key. Anything else without a key comes from a node that was started without auth.
+fn of_a_node(command: &MetaCommand) -> bool {
+    match command {
+        MetaCommand::Register { .. } => true,
+        MetaCommand::CreateKey(key) => key.role == Role::Root && key.if_exists == IfExists::Add,
+        _ => false,
+    }
+}
+
 /// A member that has not applied a change after this long is silent.
 const SILENT_AFTER: Duration = Duration::from_secs(5);
 
@@ -71,21 +82,38 @@ impl Core {
         command: MetaCommand,
         deadline: Instant,
     ) -> MetaResult {
-        if credential.is_some() {
-            let caller = self.admit(credential, None, Need::Administer).await?;
-            if let MetaCommand::CreateKey(key) = &command {
-                may_make(caller.role, key.role)?;
-            }
-        }
         let group = self.meta_group()?;
+        match (credential, &self.auth) {
+            (Some(_), _) => self.may_command(credential, &command).await?,
+            (None, Auth::On { .. }) if !of_a_node(&command) => return Err(Error::Unauthenticated),
+            (None, _) => {}
+        }
         let outcome = match timeout_at(deadline, group.write(command.encode())).await {
             Ok(outcome) => outcome.map_err(|error| failed(error, &self.meta.load()))?,
             Err(_) => return Err(Error::OutcomeUnknown),
         };
         match outcome {
-            Outcome::Meta(answer) => Ok((answer, group.position().applied.unwrap_or(0))),
-            _ => Err(Error::Internal("the meta group gave no meta answer".to_owned())),
+            Written { outcome: Outcome::Meta(answer), index } => Ok((answer, index)),
+            // Not an answer we know, and applied all the same.
+            _ => Err(Error::OutcomeUnknown),
         }
+    }
+
+    /// Whether the owner of a key may have this done, by what the leader knows.
+    async fn may_command(
+        &self,
+        credential: Option<&Credential>,
+        command: &MetaCommand,
+    ) -> Result<(), Error> {
+        let caller = self.admit(credential, None, Need::Administer).await?;
+        let role = match command {
+            MetaCommand::CreateKey(key) => Some(key.role),
+            MetaCommand::RevokeKey { hash, .. } => {
+                self.meta.load().keys.get(hash).map(|key| key.role)
+            }
+            _ => None,
+        };
+        role.map_or(Ok(()), |role| may_make(caller.role, role))
     }
 
     async fn meta_write_there(
@@ -95,8 +123,8 @@ impl Core {
         deadline: Instant,
     ) -> MetaResult {
         match self.ask(node, META, wire.encode(), deadline).await {
-            Ok(payload) => decode_meta_result(&payload)
-                .unwrap_or_else(|cause| Err(Error::Internal(format!("a peer's answer: {cause}")))),
+            // An answer that does not read says nothing, and the command may have been applied.
+            Ok(payload) => decode_meta_result(&payload).unwrap_or(Err(Error::OutcomeUnknown)),
             Err(stemedb_rpc::Error::NotSent(_) | stemedb_rpc::Error::Refused(_)) => {
                 Err(Error::NotOwner { owner: None })
             }
@@ -166,8 +194,8 @@ impl Core {
         Ok(())
     }
 
-    /// Waits until every living member acts on the meta state of an index, or has been silent for
-    /// 5 s.
+    /// Waits until every member acts on the meta state of an index, or has been silent for 5 s: a
+    /// member that hears nothing of the meta group for so long lets nobody in by key.
     pub(crate) async fn meta_applied_everywhere(&self, index: u64) {
         let deadline = Instant::now() + SILENT_AFTER;
         let members: Vec<NodeId> = self.meta.load().nodes.keys().copied().collect();
@@ -175,9 +203,29 @@ impl Core {
             if node == self.node {
                 let _ = self.meta_applied(index, deadline).await;
             } else {
-                let _ = self.ask(node, APPLIED, encode_wait(index, SILENT_AFTER), deadline).await;
+                self.meta_applied_at(node, index, deadline).await;
             }
         });
         join_all(waits).await;
+    }
+
+    /// Asks a member until it has applied an index. A lost link or answer is no silence yet.
+    async fn meta_applied_at(&self, node: NodeId, index: u64, deadline: Instant) {
+        let Ok(plane) = self.plane() else { return };
+        let mut link = plane.link(node);
+        while Instant::now() < deadline {
+            let question = encode_wait(index, SILENT_AFTER);
+            if self.ask(node, APPLIED, question, deadline).await.is_ok() {
+                return;
+            }
+            let silent = match &*link.borrow_and_update() {
+                Link::Up { .. } => false,
+                Link::Down { since, .. } => since.elapsed() >= SILENT_AFTER,
+            };
+            if silent {
+                return;
+            }
+            let _ = timeout_at(deadline.min(Instant::now() + RETRY_INTERVAL), link.changed()).await;
+        }
     }
 }

@@ -12,11 +12,21 @@ use crate::options::Fatal;
 
 /// Between two looks. A failed disk stops the log's writer at once; this only says so.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// The store is flushed once the log holds this much that only a replay would bring back.
-const LIVE_LOG_BYTES_MAX: u64 = 256 << 20;
+/// A log may grow to this many times its bound while a snapshot is on its way.
+const PATIENCE_FACTOR: u64 = 4;
+/// How long the meta quorum has for one answer.
+const HEAR_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Looks around until the node stops.
 pub(crate) async fn monitor(core: Arc<Core>) {
+    let listening = core.clone();
+    core.tasks.spawn(async move {
+        tokio::select! {
+            () = listening.stop.cancelled() => {}
+            () = listen_for_the_meta_quorum(&listening) => {}
+        }
+    });
+    let mut still_long = false;
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -25,10 +35,9 @@ pub(crate) async fn monitor(core: Arc<Core>) {
             _ = ticks.tick() => {}
         }
         look_at_the_disk(&core);
-        listen_for_the_meta_quorum(&core);
         show_gauges(&core);
         save_incarnation(&core);
-        flush_if_the_log_grows(&core).await;
+        still_long = shorten_the_log(&core, still_long).await;
     }
 }
 
@@ -45,18 +54,20 @@ fn look_at_the_disk(core: &Core) {
     }
 }
 
-fn listen_for_the_meta_quorum(core: &Core) {
-    let Some(meta) = core.groups.get(GroupId::META) else { return };
-    let seen = *meta.leadership().borrow();
-    let heard = match seen {
-        Leadership::Here => meta.quorum_heard_within(LOOK_INTERVAL * 3),
-        Leadership::There(node) => {
-            core.plane().is_ok_and(|plane| plane.link(node).borrow().is_up())
+/// Asks the meta leader, once in a while, for an index that a quorum confirms, and waits until it
+/// is applied here: only then was the quorum heard, and what it has decided is known. (A leader
+/// that answers may itself be cut off from the majority.)
+async fn listen_for_the_meta_quorum(core: &Core) {
+    let mut ticks = interval(LOOK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(meta) = core.groups.get(GroupId::META) else { continue };
+        // What is confirmed was true when it was asked for, not when the answer came.
+        let asked = Instant::now();
+        if core.meta_index(&meta, asked + HEAR_TIMEOUT).await.is_some() {
+            *locked(&core.meta_heard) = asked;
         }
-        Leadership::Unknown => false,
-    };
-    if heard {
-        *locked(&core.meta_heard) = Instant::now();
     }
 }
 
@@ -96,14 +107,30 @@ fn save_incarnation(core: &Core) {
     }
 }
 
-async fn flush_if_the_log_grows(core: &Arc<Core>) {
-    if core.wal.stats().live_bytes < LIVE_LOG_BYTES_MAX {
-        return;
+/// Cuts the log behind what the store has. A long log is flushed first, and if it is `still_long`
+/// a moment later it gives up what it keeps for followers as well; one that is being sent a
+/// snapshot is waited for longer, or it would need the next one when it has this. Returns
+/// whether the log is long.
+async fn shorten_the_log(core: &Arc<Core>, still_long: bool) -> bool {
+    let live_bytes = core.wal.stats().live_bytes;
+    let long = live_bytes >= core.live_log_bytes_max;
+    let groups = core.groups.all();
+    if long {
+        let store = core.store.clone();
+        match tokio::task::spawn_blocking(move || store.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => core.fail(Fatal::Disk(error.to_string())),
+            Err(error) => core.fail(Fatal::Disk(error.to_string())),
+        }
     }
-    let store = core.store.clone();
-    match tokio::task::spawn_blocking(move || store.flush()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => core.fail(Fatal::Disk(error.to_string())),
-        Err(error) => core.fail(Fatal::Disk(error.to_string())),
+    let patient = live_bytes < core.live_log_bytes_max.saturating_mul(PATIENCE_FACTOR);
+    for group in groups {
+        let all = long && still_long && !(patient && group.sends_a_snapshot());
+        // A group that has stopped is found by the look at the disk.
+        if long {
+            let _ = group.announce_flushed().await;
+        }
+        let _ = group.shorten_log(all).await;
     }
+    long
 }

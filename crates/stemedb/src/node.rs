@@ -107,6 +107,7 @@ impl Node {
             shards: options.shards,
             replication_factor: options.replication_factor,
             group_options: options.groups,
+            live_log_bytes_max: options.live_log_bytes_max,
             wal,
             store,
             identity,
@@ -164,15 +165,8 @@ impl Node {
         core.phase.send_replace(Phase::Draining);
         self.hand_over().await;
         core.stop.cancel();
-        core.groups.close().await;
-        if let Ok(plane) = core.plane() {
-            plane.shutdown().await;
-        }
-        if let Some(gossip) = &core.gossip {
-            // Had it ended before, so much the better.
-            let _ = gossip.stop().await;
-        }
         core.tasks.close();
+        // The life's own task closes groups, plane and gossip.
         core.tasks.wait().await;
         if let Err(error) = core.wal.close() {
             tracing::warn!(%error, "the log did not close cleanly");

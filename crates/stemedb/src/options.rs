@@ -70,6 +70,9 @@ pub struct NodeOptions {
     pub budget: Budget,
     /// Size of a segment of the log, in bytes.
     pub segment_bytes: u64,
+    /// The store is flushed, and the log cut behind it, once the log holds this many bytes that
+    /// only a replay would bring back.
+    pub live_log_bytes_max: u64,
 }
 
 impl NodeOptions {
@@ -92,6 +95,7 @@ impl NodeOptions {
             groups: GroupOptions::default(),
             budget: Budget::default(),
             segment_bytes: 64 << 20,
+            live_log_bytes_max: 256 << 20,
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::core::Core;
 use crate::execute::Sink;
 use crate::founding::{Description, Proposal, Verdict, judge};
 use crate::front::{Need, Op};
+use crate::identity::Identity;
 use crate::wire::{
     APPLIED, CALL, DESCRIBE, FOUNDED, JOIN, KEY, META, PROPOSE, READ_INDEX, Welcome, WireCall,
     WireMeta, decode_key_question, decode_wait, encode_index_option, encode_meta_result,
@@ -33,6 +34,9 @@ const REFUSED_PAYLOAD: u8 = 11;
 /// The answer is no, and the text says why.
 const REFUSED: u8 = 12;
 
+/// This node never founds: the cluster has to be founded without it.
+pub(crate) const REFUSED_JOINS: u8 = 13;
+
 /// How long a peer's question for the meta leader may take here.
 const PEER_QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -42,7 +46,7 @@ pub(crate) struct Peers(pub(crate) Weak<Core>);
 impl Handler for Peers {
     fn handle(&self, from: PeerIdentity, message: Envelope, reply: Reply) {
         let Some(core) = self.0.upgrade() else {
-            return reply.refuse(Refusal::new(REFUSED_STRANGER, "this node is going down"));
+            return reply.refuse(going_down());
         };
         let ours = core.identity().get().cluster;
         let member = from.cluster.is_some() && from.cluster == ours;
@@ -54,8 +58,15 @@ impl Handler for Peers {
         if message.kind == CALL {
             return core.take_call(message.payload, reply);
         }
-        tokio::spawn(async move {
-            match core.answer(from, message).await {
+        // Ends with the node, which waits for it: a task that held on to the disks any longer would
+        // keep a restart in the same process from opening them.
+        core.clone().tasks.spawn(async move {
+            let answered = tokio::select! {
+                // No answer, and not a no: a command may stand in the log already.
+                () = core.stop.cancelled() => return,
+                answered = core.answer(from, message) => answered,
+            };
+            match answered {
                 Ok(payload) => reply.ok(payload),
                 Err(refusal) => reply.refuse(refusal),
             }
@@ -71,7 +82,7 @@ impl Handler for Peers {
         let core = self.0.upgrade();
         async move {
             let Some(core) = core else {
-                return Err(Refusal::new(REFUSED_STRANGER, "this node is going down"));
+                return Err(going_down());
             };
             let ours = core.identity().get().cluster;
             if from.cluster.is_none() || from.cluster != ours {
@@ -82,6 +93,19 @@ impl Handler for Peers {
         }
         .boxed()
     }
+}
+
+/// Whether a node may still be part of any founding.
+fn founds(identity: &Identity) -> Result<(), String> {
+    match (identity.cluster, &identity.proposal) {
+        (Some(cluster), _) => Err(format!("it belongs to cluster {cluster}")),
+        (None, Some(_)) => Err("it has accepted another proposal".to_owned()),
+        (None, None) => Ok(()),
+    }
+}
+
+fn going_down() -> Refusal {
+    Refusal::new(REFUSED_STRANGER, "this node is going down")
 }
 
 fn payload(cause: impl ToString) -> Refusal {
@@ -110,9 +134,14 @@ impl Core {
             // A project that is not here yet may be made, a key may be news: both take a question.
             Glance::Sure(Err(error)) if !matches!(error, Error::NotFound(_)) => sink(Err(error)),
             Glance::Sure(Err(_)) | Glance::Ask(_) => {
-                tokio::spawn(async move {
-                    let admitted =
-                        self.admit(call.credential.as_ref(), call.project.as_ref(), need).await;
+                self.clone().tasks.spawn(async move {
+                    let admitted = tokio::select! {
+                        () = self.stop.cancelled() => {
+                            Err(Error::unavailable(Unavailable::Draining))
+                        }
+                        admitted =
+                            self.admit(call.credential.as_ref(), call.project.as_ref(), need) => admitted,
+                    };
                     match admitted {
                         Ok(caller) => self.execute(&caller, call.bucket, call.op, sink),
                         Err(error) => sink(Err(error)),
@@ -148,8 +177,8 @@ impl Core {
                 let index = group.confirm_read().await.map_err(refused)?;
                 Ok(encode_index_option(Some(index)))
             }
-            DESCRIBE => Ok(Bytes::from(self.description.encode())),
-            PROPOSE => self.hear_proposal(&message.payload),
+            DESCRIBE => self.describe(),
+            PROPOSE => self.hear_proposal(from, &message.payload),
             FOUNDED => {
                 self.founded.notify_one();
                 Ok(Bytes::new())
@@ -159,9 +188,25 @@ impl Core {
         }
     }
 
+    /// Says who this node is to one who would found a cluster with it, or why it would not: asked
+    /// for before anybody has accepted anything, so that a proposal that can't succeed is not made.
+    fn describe(&self) -> Result<Bytes, Refusal> {
+        if self.joins_only {
+            let why = "this node was told to join a cluster, not to found one";
+            return Err(Refusal::new(REFUSED_JOINS, why));
+        }
+        match founds(self.identity().get()) {
+            Ok(()) => Ok(Bytes::from(self.description.encode())),
+            Err(why) => Err(refused(why)),
+        }
+    }
+
     /// Accepts a founding proposal, on disk before the answer, or says why not.
-    fn hear_proposal(&self, bytes: &[u8]) -> Result<Bytes, Refusal> {
+    fn hear_proposal(&self, from: PeerIdentity, bytes: &[u8]) -> Result<Bytes, Refusal> {
         let proposal = Proposal::decode(bytes).map_err(payload)?;
+        if proposal.proposer != from.node {
+            return Err(refused("only the proposer itself may ask for its proposal"));
+        }
         if proposal.nodes.iter().all(|node| node.id != self.node) {
             return Err(refused("this node is not among the members proposed"));
         }

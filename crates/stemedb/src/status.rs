@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use stemedb_machine::meta::MetaState;
 use stemedb_membership::MemberState as Heard;
 use stemedb_raft::Leadership;
 use stemedb_types::{GroupId, NodeId, ShardId};
@@ -97,24 +98,32 @@ impl Core {
             return vec!["the cluster's first entry is not applied yet".to_owned()];
         }
         let caught_up = locked(&self.caught_up);
-        let mine = |group: &GroupId| {
-            let replicas = state.layout.replicas(*group).unwrap_or_default();
-            replicas.iter().any(|replica| replica.node == self.node)
-        };
-        state
-            .layout
-            .groups()
-            .filter(mine)
+        self.groups_here(&state)
             .filter(|group| !caught_up.contains(group))
-            .map(|group| match group.shard() {
-                None => "the meta group has not caught up with its leader yet".to_owned(),
-                Some(shard) => format!("shard {shard} has not caught up with its leader yet"),
+            .map(|group| {
+                let name = match group.shard() {
+                    None => "the meta group".to_owned(),
+                    Some(shard) => format!("shard {shard}"),
+                };
+                match self.leadership(group) {
+                    Some(Leadership::Unknown) => format!("no-quorum: {name} has no leader"),
+                    _ => format!("{name} has not caught up with its leader yet"),
+                }
             })
             .collect()
     }
 
-    /// Replay is over once every group opened here has applied what it knew to be committed when
-    /// it was opened.
+    /// The groups of which the layout gives this node a replica.
+    fn groups_here<'s>(&self, state: &'s MetaState) -> impl Iterator<Item = GroupId> + use<'s> {
+        let node = self.node;
+        state.layout.groups().filter(move |group| {
+            let replicas = state.layout.replicas(*group).unwrap_or_default();
+            replicas.iter().any(|replica| replica.node == node)
+        })
+    }
+
+    /// Replay is over once every group of this node is open and has applied what it knew to be
+    /// committed when it was opened.
     pub(crate) fn startup(&self) -> Startup {
         let opened = locked(&self.opened_at).clone();
         let (mut replayed_entries, mut total_entries) = (0, 0);
@@ -124,8 +133,11 @@ impl Core {
             total_entries += total;
             replayed_entries += now.unwrap_or(applied).saturating_sub(applied).min(total);
         }
-        let started = self.groups.get(GroupId::META).is_some()
-            || matches!(&*self.phase.borrow(), Phase::Blank(_));
+        // A group is open once its log is replayed. A node without a cluster has nothing to replay.
+        let cluster = self.identity().get().cluster;
+        let open = |group: GroupId| self.groups.get(group).is_some();
+        let started = cluster.is_none()
+            || (open(GroupId::META) && self.groups_here(&self.meta.load()).all(open));
         let done = started && replayed_entries == total_entries;
         Startup { done, replayed_entries, total_entries }
     }

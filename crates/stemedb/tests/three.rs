@@ -2,75 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::time::Duration;
+mod common;
 
-use stemedb::meta::NodeAddresses;
-use stemedb::{Auth, Front, Gossip, Node, NodeOptions, bind_gossip};
-use zeroize::Zeroizing;
-
-const PATIENCE: Duration = Duration::from_secs(30);
-const SECRET: &[u8] = b"a secret of the tests";
-
-/// Where one node of a test lives: its ports stay the same over its restarts.
-struct Place {
-    name: String,
-    grpc: SocketAddr,
-    gossip: SocketAddr,
-    dir: tempfile::TempDir,
-}
-
-fn places(count: usize) -> Vec<Place> {
-    (0..count)
-        .map(|number| {
-            // The listeners are closed again; the ports stay free for this process in practice.
-            let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-            let udp = bind_gossip("127.0.0.1:0".parse().unwrap()).unwrap();
-            Place {
-                name: format!("node-{number}"),
-                grpc: tcp.local_addr().unwrap(),
-                gossip: udp.local_addr().unwrap(),
-                dir: tempfile::tempdir().unwrap(),
-            }
-        })
-        .collect()
-}
-
-fn options(place: &Place, all: &[Place], dir: &Path) -> NodeOptions {
-    let join = all.iter().map(|p| p.gossip.to_string().parse().unwrap()).collect();
-    NodeOptions {
-        name: place.name.clone(),
-        peers: Some(TcpListener::bind(place.grpc).unwrap()),
-        gossip: Some(Gossip {
-            socket: bind_gossip(place.gossip).unwrap(),
-            advertise: place.gossip,
-            join,
-            joins_only: false,
-        }),
-        addresses: NodeAddresses {
-            http: format!("{}-http", place.name),
-            gateway: format!("{}-gateway", place.name),
-            grpc: place.grpc.to_string(),
-            gossip: place.gossip.to_string(),
-        },
-        expect: 3,
-        auth: Auth::Off,
-        secrets: vec![Zeroizing::new(SECRET.to_vec())],
-        segment_bytes: 1 << 20,
-        ..NodeOptions::alone(dir)
-    }
-}
-
-async fn start(place: &Place, all: &[Place]) -> Node {
-    Node::start(options(place, all, place.dir.path())).await.expect("starts")
-}
-
-async fn ready(nodes: &[Node]) {
-    for node in nodes {
-        node.wait_ready(PATIENCE).await.expect("gets ready");
-    }
-}
+use common::{PATIENCE, cluster, places, ready, start, start_again, stop};
+use stemedb::{Error, Front};
 
 #[tokio::test]
 async fn three_blank_nodes_found_one_cluster_and_any_of_them_serves_any_bucket() {
@@ -176,4 +111,54 @@ async fn one_of_three_goes_and_comes_back_and_no_write_waits_for_it() {
     for node in &nodes {
         node.shutdown().await;
     }
+}
+
+#[tokio::test]
+async fn sixteen_shards_serve_from_three_nodes_and_come_back() {
+    let places = places(3);
+    let nodes = cluster(&places, |options| options.shards = 16).await;
+    let status = nodes[1].status();
+    assert_eq!(status.layout.shards.len(), 16);
+    assert_eq!(status.shards_under_replicated, 0);
+
+    // 48 buckets hit every shard or nearly; each has a key of each node.
+    for (number, node) in nodes.iter().enumerate() {
+        for bucket in 0..48 {
+            let bucket = node.bucket("demo", &format!("b{bucket}")).await.unwrap();
+            bucket.put(format!("k{number}"), "v").await.unwrap();
+        }
+    }
+    stop(nodes).await;
+    let nodes = cluster(&places, |options| options.shards = 16).await;
+    for bucket in 0..48 {
+        let bucket = nodes[bucket % 3].bucket("demo", &format!("b{bucket}")).await.unwrap();
+        assert_eq!(bucket.scan(b"k").await.unwrap().len(), 3);
+    }
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_dropped_leaves_its_groups_and_its_place() {
+    let places = places(3);
+    let mut nodes = cluster(&places, |_| {}).await;
+    for node in &nodes {
+        node.bucket("demo", "b").await.unwrap().put("k", "1").await.unwrap();
+    }
+
+    // Whoever leads, each is dropped in turn, without a goodbye. A life that went on behind it
+    // would keep the leaderships without anybody answering for them.
+    for number in 0..3 {
+        drop(nodes.remove(number));
+        let next = nodes[0].bucket("demo", "b").await.unwrap();
+        // What was on its way to the one that went may be there or not.
+        let put = || next.put("k", "2");
+        let done = match put().await {
+            Err(Error::OutcomeUnknown) => put().await,
+            other => other,
+        };
+        done.expect("the other two serve");
+        nodes.insert(number, start_again(&places[number], &places, |_| {}).await);
+        ready(&nodes).await;
+    }
+    stop(nodes).await;
 }

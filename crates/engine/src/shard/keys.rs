@@ -15,6 +15,7 @@ use stemedb_types::{Key, Revision};
 use super::corrupt;
 use super::values::decode_version;
 use crate::rows::{Kind, Range, take_text};
+use crate::store::Seeker;
 use crate::{Error, Group};
 
 /// So many rows in a run are stepped over before it is cheaper to seek behind them.
@@ -95,6 +96,23 @@ impl Group {
             ControlFlow::Break(())
         })?;
         found
+    }
+
+    /// [`Group::newest`] of now, looked up with a seeker of the group's rows.
+    pub(super) fn newest_head(
+        &self,
+        rows: &mut dyn Seeker,
+        bucket: BucketNumber,
+        key: &Key,
+    ) -> Result<Option<Head>, Error> {
+        let name = self.scope.versions(bucket, key.as_bytes()).into_bytes();
+        match rows.seek(&name)? {
+            Some((row, value)) if row.starts_with(&name) => {
+                let (_, revision) = split_name(row)?;
+                read(value, revision, |head, _| head).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Visits the keys of a range that are there at a revision, in key order or against it.

@@ -3,11 +3,13 @@
 //! | file | idea |
 //! |---|---|
 //! | `keys` | the versions of keys, looked up and scanned |
+//! | `run` | the view for a run of entries: many look-ups, one iterator |
 //! | `claims` | statements with their attestations, and the indexes over them |
 //! | `values` | what the rows hold, as bytes |
 
 mod claims;
 mod keys;
+mod run;
 mod values;
 
 use std::ops::ControlFlow;
@@ -20,6 +22,7 @@ use stemedb_machine::shard::{
 use stemedb_types::{BucketName, Key, ProjectId, Revision};
 
 use crate::{Batch, Error, Group};
+pub use run::Run;
 use values::{
     decode_bucket, decode_claim_key, encode_attestation, encode_bucket, encode_claim_key,
     encode_log, encode_statement, encode_version,
@@ -40,7 +43,7 @@ impl Batch {
                     let next = state.number.0 + 1;
                     self.rows.put(scope.next_bucket(), next.to_be_bytes().to_vec());
                 }
-                self.rows.put(scope.bucket(*project, name), encode_bucket(state));
+                self.last.insert(scope.bucket(*project, name), encode_bucket(state));
             }
             Change::Version { bucket, key, head, value } => {
                 let row = scope.version(*bucket, key.as_bytes(), head.mod_revision);

@@ -1,0 +1,291 @@
+//! From blank to founded or joined: the half of [`crate::founding`] that asks and writes.
+//!
+//! Each step is decided from what gossip shows and from what this node has
+//! accepted, taken, and taken again until it leads somewhere. A node that was told to join only is
+//! no founder: it says so when it is asked, and founders leave it out of their count for as
+//! long as it lives that life.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::RngExt;
+use stemedb_membership::Members;
+use stemedb_rpc::{Envelope, Refusal};
+use stemedb_types::{ClusterId, GroupId, NodeId, ReplicaId};
+use tokio::time::{Instant, timeout};
+
+use crate::core::{Core, Phase, now_ms};
+use crate::founding::{Description, Heard, Proposal, Step, step};
+use crate::life::{QUESTION_TIMEOUT, STEP_INTERVAL};
+use crate::options::Fatal;
+use crate::peers::REFUSED_JOINS;
+use crate::wire::{DESCRIBE, FOUNDED, JOIN, PROPOSE, Welcome};
+
+/// How long a blank node waits for a packet that it can open, and how many it can't open must
+/// have come, until it holds its secret for wrong.
+const SECRET_DOUBTED_AFTER: Duration = Duration::from_secs(10);
+const SECRET_DOUBTED_PACKETS: u64 = 5;
+
+/// Walks the steps until this node has a cluster.
+pub(crate) async fn enter_a_cluster(core: &Arc<Core>) -> Result<(), Fatal> {
+    let begun = Instant::now();
+    let mut joiners = Joiners::new();
+    loop {
+        let accepted = match core.identity().get().proposal.clone() {
+            None => None,
+            Some(bytes) => {
+                Some(Proposal::decode(&bytes).map_err(|cause| Fatal::Disk(cause.to_string()))?)
+            }
+        };
+        let members = core.gossip.as_ref().map(|gossip| gossip.members().borrow().clone());
+        let heard = heard(core.node, members.as_deref(), &joiners);
+        let alone = members.as_ref().is_none_or(|members| members.active().count() == 1);
+        if accepted.is_none() && alone && begun.elapsed() >= SECRET_DOUBTED_AFTER {
+            doubt_the_secret(core)?;
+        }
+        let expect = core.description.expect;
+        let entered = match step(core.node, &heard, accepted.as_ref(), expect, core.joins_only) {
+            Step::Wait(reason) => Err(reason),
+            Step::Sort(nodes) => sort_out(core, &nodes, &mut joiners).await,
+            Step::Join(hosts) => join(core, &hosts).await,
+            Step::Propose(nodes) => match propose(core, &nodes, &mut joiners).await {
+                Ok(proposal) => complete(core, &proposal).await,
+                Err(reason) => Err(reason),
+            },
+            Step::Complete => match &accepted {
+                Some(proposal) => complete(core, proposal).await,
+                None => Err("for its own proposal".to_owned()),
+            },
+            Step::Founded => match &accepted {
+                Some(proposal) => found(core, proposal).await,
+                None => Err("for its own proposal".to_owned()),
+            },
+        };
+        match entered {
+            Ok(()) => return Ok(()),
+            Err(reason) => {
+                let waiting = Phase::Blank(reason);
+                if core.turn(waiting.clone()) {
+                    tracing::info!(phase = ?waiting, "waiting");
+                }
+            }
+        }
+        wait_for_news(core).await;
+    }
+}
+
+/// A node that nobody talks to while packets come in that it can't open has another secret than
+/// the others. Only a node that never had a cluster gives up on it: one that has may only be the
+/// first of many to come back.
+fn doubt_the_secret(core: &Core) -> Result<(), Fatal> {
+    let unsealed = core.gossip.as_ref().map_or(0, |gossip| gossip.refused().borrow().unsealed);
+    if unsealed < SECRET_DOUBTED_PACKETS {
+        return Ok(());
+    }
+    Err(Fatal::Setting(format!(
+        "wrong cluster secret: {unsealed} packets of other nodes can't be opened with it, and none \
+         could be"
+    )))
+}
+
+fn heard(me: NodeId, members: Option<&Members>, joiners: &Joiners) -> Vec<Heard> {
+    match members {
+        None => vec![Heard { node: me, cluster: None }],
+        Some(members) => members
+            .active()
+            .filter(|m| m.cluster.is_some() || joiners.get(&m.node) != Some(&m.incarnation))
+            .map(|member| Heard { node: member.node, cluster: member.cluster })
+            .collect(),
+    }
+}
+
+/// Waits until gossip or a peer has news, or long enough to try again.
+async fn wait_for_news(core: &Core) {
+    let gossip = async {
+        match &core.gossip {
+            Some(gossip) => {
+                let mut members = gossip.members();
+                members.borrow_and_update();
+                let _ = members.changed().await;
+            }
+            None => std::future::pending().await,
+        }
+    };
+    let news = async {
+        tokio::select! {
+            () = gossip => {}
+            () = core.founded.notified() => {}
+        }
+    };
+    let _ = timeout(STEP_INTERVAL, news).await;
+}
+
+/// Where gossip hears a node's peer plane.
+pub(crate) fn heard_at(core: &Core, node: NodeId) -> Option<SocketAddr> {
+    let members = core.gossip.as_ref()?.members().borrow().clone();
+    members.get(node).map(|member| member.grpc)
+}
+
+/// Why a question of founding or joining has no answer.
+#[derive(Debug, thiserror::Error)]
+enum Unasked {
+    #[error("{}", .0.text)]
+    Refused(Refusal),
+    #[error("{0}")]
+    Failed(String),
+}
+
+async fn ask_once(
+    core: &Core,
+    node: NodeId,
+    kind: stemedb_raft::Kind,
+    payload: Vec<u8>,
+) -> Result<Bytes, Unasked> {
+    let failed = |why: String| Unasked::Failed(why);
+    let address =
+        heard_at(core, node).ok_or_else(|| failed(format!("for node {node} to be heard")))?;
+    let nobody = ReplicaId(0);
+    let payload = Bytes::from(payload);
+    let message = Envelope { group: GroupId::META, from: nobody, to: nobody, kind, payload };
+    let plane = core.plane().map_err(|cause| failed(cause.to_string()))?;
+    let deadline = Instant::now() + QUESTION_TIMEOUT;
+    match plane.call_once(address, Some(node), message, deadline).await {
+        Ok((_, payload)) => Ok(payload),
+        Err(stemedb_rpc::Error::Refused(refusal)) => Err(Unasked::Refused(refusal)),
+        Err(cause) => Err(failed(format!("node {node} at {address}: {cause}"))),
+    }
+}
+
+async fn question(
+    core: &Core,
+    node: NodeId,
+    kind: stemedb_raft::Kind,
+    payload: Vec<u8>,
+) -> Result<Bytes, String> {
+    ask_once(core, node, kind, payload).await.map_err(|unasked| match unasked {
+        Unasked::Refused(refusal) => format!("node {node}: {}", refusal.text),
+        Unasked::Failed(why) => why,
+    })
+}
+
+async fn join(core: &Arc<Core>, hosts: &[NodeId]) -> Result<(), String> {
+    let mut reason = "for a member of the cluster to answer".to_owned();
+    for host in hosts {
+        let welcome = match question(core, *host, JOIN, core.description.encode()).await {
+            Ok(bytes) => Welcome::decode(&bytes).map_err(|cause| cause.to_string())?,
+            Err(refused) => {
+                reason = refused;
+                continue;
+            }
+        };
+        let plane = core.plane().map_err(|cause| cause.to_string())?;
+        for (node, addresses) in &welcome.members {
+            if let (true, Ok(address)) = (*node != core.node, addresses.grpc.parse()) {
+                plane.set_address(*node, address);
+            }
+        }
+        return become_member(core, welcome.cluster, welcome.meta_replica).await;
+    }
+    Err(reason)
+}
+
+/// Nodes that said they only join, in the life in which they said so.
+type Joiners = BTreeMap<NodeId, u64>;
+
+/// Asks a blank node who it is, and notes it if it only joins.
+async fn describe(core: &Core, node: NodeId, joiners: &mut Joiners) -> Result<Description, String> {
+    let life = core
+        .gossip
+        .as_ref()
+        .and_then(|gossip| gossip.members().borrow().get(node).map(|member| member.incarnation));
+    match ask_once(core, node, DESCRIBE, Vec::new()).await {
+        Ok(bytes) => Description::decode(&bytes).map_err(|cause| cause.to_string()),
+        Err(Unasked::Refused(refusal)) if refusal.code == REFUSED_JOINS => {
+            joiners.extend(life.map(|life| (node, life)));
+            Err(format!("for node {node}: {}", refusal.text))
+        }
+        Err(other) => Err(other.to_string()),
+    }
+}
+
+/// More blank nodes are here than found the cluster: asks which of them only join.
+async fn sort_out(core: &Core, nodes: &[NodeId], joiners: &mut Joiners) -> Result<(), String> {
+    for node in nodes.iter().filter(|node| **node != core.node) {
+        // What it says is in the joiners; who does not answer is asked again.
+        let _ = describe(core, *node, joiners).await;
+    }
+    let count = nodes.len();
+    Err(format!("for fewer blank nodes: {count} are here, {} found", core.description.expect))
+}
+
+/// Asks everyone who they are, and accepts the proposal made of it as the first.
+async fn propose(
+    core: &Arc<Core>,
+    nodes: &[NodeId],
+    joiners: &mut Joiners,
+) -> Result<Proposal, String> {
+    let mut members = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        members.push(if *node == core.node {
+            core.description.clone()
+        } else {
+            describe(core, *node, joiners).await?
+        });
+    }
+    let cluster = ClusterId(rand::rng().random());
+    let (shards, factor) = (core.shards, core.replication_factor);
+    let proposal = Proposal::make(core.node, cluster, now_ms(), &members, shards, factor)
+        .map_err(|cause| cause.to_string())?;
+    let bytes = proposal.encode();
+    let mut identity = core.identity();
+    if identity.get().proposal.is_some() {
+        return Err("for the proposal it has accepted meanwhile".to_owned());
+    }
+    identity.update(|id| id.proposal = Some(bytes)).map_err(|cause| cause.to_string())?;
+    Ok(proposal)
+}
+
+/// Asks all members to accept; when all have, the cluster is founded.
+async fn complete(core: &Arc<Core>, proposal: &Proposal) -> Result<(), String> {
+    let others: Vec<NodeId> =
+        proposal.nodes.iter().map(|node| node.id).filter(|node| *node != core.node).collect();
+    for node in &others {
+        question(core, *node, PROPOSE, proposal.encode()).await?;
+    }
+    found(core, proposal).await?;
+    for node in others {
+        // Only to be quick: gossip tells them as well.
+        if let Err(missed) = question(core, node, FOUNDED, Vec::new()).await {
+            tracing::debug!(%missed, "a member will learn of the founding by gossip");
+        }
+    }
+    Ok(())
+}
+
+async fn found(core: &Arc<Core>, proposal: &Proposal) -> Result<(), String> {
+    let own = proposal.nodes.iter().find(|node| node.id == core.node);
+    let own = own.ok_or_else(|| "its own proposal leaves it out".to_owned())?;
+    tracing::info!(cluster = %proposal.founding.cluster, "the cluster is founded");
+    become_member(core, proposal.founding.cluster, own.meta_replica).await
+}
+
+async fn become_member(
+    core: &Arc<Core>,
+    cluster: ClusterId,
+    meta_replica: ReplicaId,
+) -> Result<(), String> {
+    core.identity()
+        .update(|id| {
+            id.cluster = Some(cluster);
+            id.meta_replica = Some(meta_replica);
+        })
+        .map_err(|cause| cause.to_string())?;
+    core.plane().map_err(|cause| cause.to_string())?.set_cluster(cluster);
+    if let Some(gossip) = &core.gossip {
+        gossip.set_cluster(cluster).await.map_err(|cause| cause.to_string())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! How nodes come to a cluster, and who is kept out.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{
+    PATIENCE, cluster, one_cluster, places, ready, start, start_again, start_with, stop, until,
+};
+use stemedb::{Fatal, Front, NodeOptions};
+use zeroize::Zeroizing;
+
+fn joiner(options: &mut NodeOptions) {
+    if let Some(gossip) = &mut options.gossip {
+        gossip.joins_only = true;
+    }
+    options.expect = 1;
+}
+
+#[tokio::test]
+async fn a_node_told_to_join_waits_for_a_cluster_and_never_keeps_one_from_being_founded() {
+    let places = places(4);
+    // It is there first, and with the others there are four blank nodes where three found.
+    let joining = start_with(&places[3], &places, joiner).await;
+    let mut nodes = Vec::new();
+    for place in &places[..3] {
+        nodes.push(start(place, &places).await);
+    }
+    ready(&nodes).await;
+    joining.wait_ready(PATIENCE).await.expect("is let in");
+    nodes.push(joining);
+    assert!(one_cluster(&nodes));
+    let layout = nodes[3].status().layout;
+    assert!(layout.shards.iter().all(|s| s.replicas.iter().all(|r| r.node != nodes[3].id())));
+
+    // As a listener to the meta group only, it comes back as what it was.
+    let listener = nodes.pop().unwrap();
+    let id = listener.id();
+    listener.shutdown().await;
+    drop(listener);
+    let back = start_with(&places[3], &places, joiner).await;
+    back.wait_ready(PATIENCE).await.expect("gets ready again");
+    assert_eq!(back.id(), id);
+    nodes.push(back);
+    let bucket = nodes[3].bucket("demo", "b").await.unwrap();
+    bucket.put("k", "v").await.unwrap();
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn another_secret_keeps_a_node_out_and_it_says_why() {
+    let places = places(4);
+    let nodes = cluster(&places[..3], |_| {}).await;
+    let stranger = start_with(&places[3], &places, |options| {
+        options.secrets = vec![Zeroizing::new(b"quite another secret".to_vec())];
+    })
+    .await;
+    let mut fatal = stranger.fatal();
+    let found = tokio::time::timeout(PATIENCE, fatal.wait_for(Option::is_some)).await;
+    let why = found.expect("in time").unwrap().clone();
+    assert!(
+        matches!(&why, Some(Fatal::Setting(text)) if text.contains("wrong cluster secret")),
+        "{why:?}"
+    );
+    assert!(!stranger.readiness().ready);
+    assert_eq!(stranger.status().cluster, None);
+    assert_eq!(nodes[0].status().members.len(), 3);
+    stranger.shutdown().await;
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_second_node_of_a_name_is_told_so_and_waits() {
+    let places = places(4);
+    let nodes = cluster(&places[..3], |_| {}).await;
+    let double = start_with(&places[3], &places, |options| {
+        options.name = "node-1".to_owned();
+    })
+    .await;
+    until("the newcomer says name-in-use", || {
+        double.readiness().reasons.iter().any(|reason| reason.contains("name-in-use"))
+    })
+    .await;
+    assert_eq!(nodes[0].status().members.len(), 3);
+    double.shutdown().await;
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn whenever_the_proposer_goes_down_one_cluster_is_founded() {
+    for delay_ms in [0, 120, 400, 700] {
+        let places = places(3);
+        let mut nodes = Vec::new();
+        for place in &places {
+            nodes.push(start(place, &places).await);
+        }
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        // The lowest id proposes. It goes without a word and comes back.
+        let proposer = (0..3).min_by_key(|number| nodes[*number].id()).unwrap();
+        drop(nodes.remove(proposer));
+        nodes.insert(proposer, start_again(&places[proposer], &places, |_| {}).await);
+        ready(&nodes).await;
+        assert!(one_cluster(&nodes), "after {delay_ms} ms");
+        stop(nodes).await;
+    }
+}

@@ -1,0 +1,164 @@
+//! A log that is cut: whoever needs more of it than is left gets a snapshot.
+//!
+//! Thresholds are low, so that what happens once a week elsewhere happens here all the time.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::{cluster, places, ready, start_with, stop, until};
+use stemedb::{Budget, Front, GroupOptions, Node, NodeOptions};
+
+const BUCKETS: usize = 6;
+const VALUE_BYTES: usize = 2048;
+
+/// Snapshots every 50 entries, 10 of them kept; flushes and segments of 64 KiB or so.
+fn low(options: &mut NodeOptions) {
+    options.groups = GroupOptions { snapshot_entries: 50, kept_entries: 10, ..options.groups };
+    options.budget = Budget { block_cache_bytes: 1 << 20, write_buffer_bytes: 64 << 10 };
+    options.segment_bytes = 256 << 10;
+    options.live_log_bytes_max = 384 << 10;
+    options.shards = 2;
+}
+
+/// A value that says what it is the value of, so that it can be found in a file.
+fn value(key: &str) -> Vec<u8> {
+    let mut value = format!("<value of {key}>").into_bytes();
+    value.resize(VALUE_BYTES, b'.');
+    value
+}
+
+async fn write(nodes: &[Node], name: &str, count: usize) {
+    for number in 0..count {
+        let node = &nodes[number % nodes.len()];
+        let bucket = node.bucket("demo", &format!("b{}", number % BUCKETS)).await.unwrap();
+        let key = format!("{name}-{number:04}");
+        bucket.put(key.clone(), value(&key)).await.unwrap();
+    }
+}
+
+/// Whether all that was written under a name is there, whole.
+async fn read_back(node: &Node, name: &str, count: usize) {
+    let mut found = 0;
+    for bucket in 0..BUCKETS {
+        let bucket = node.bucket("demo", &format!("b{bucket}")).await.unwrap();
+        for row in bucket.scan(name.as_bytes()).await.unwrap() {
+            let key = String::from_utf8(row.key.as_bytes().to_vec()).unwrap();
+            assert_eq!(row.version.value, value(&key));
+            found += 1;
+        }
+    }
+    assert_eq!(found, count, "{name}");
+}
+
+/// How often a text stands in the files of a folder.
+fn occurrences(dir: &Path, text: &[u8]) -> usize {
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let count = |path: std::path::PathBuf| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        bytes.windows(text.len()).filter(|window| *window == text).count()
+    };
+    files.filter(|path| path.is_file()).map(count).sum()
+}
+
+fn leads(node: &Node) -> u32 {
+    let status = node.status();
+    status.members.iter().find(|m| m.node.id == status.node).map_or(0, |m| m.leaders)
+}
+
+#[tokio::test]
+async fn a_node_behind_a_cut_log_is_caught_up_by_a_snapshot_while_writes_go_on() {
+    let places = places(3);
+    let mut nodes = cluster(&places, low).await;
+    write(&nodes, "before", 60).await;
+    let late = nodes.remove(2);
+    late.shutdown().await;
+    drop(late);
+    write(&nodes, "during", 800).await;
+    // The log is looked at once a second, flushed the first time and cut the second.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+
+    // It comes back while others write; what it missed did not come as log entries.
+    let stopped = Arc::new(AtomicBool::new(false));
+    let (writers, until_stopped) = (nodes.clone(), stopped.clone());
+    let writing = tokio::spawn(async move {
+        let mut rounds = 0;
+        while !until_stopped.load(Ordering::Relaxed) {
+            write(&writers, &format!("meanwhile{rounds}"), 30).await;
+            rounds += 1;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        rounds
+    });
+    nodes.push(start_with(&places[2], &places, low).await);
+    ready(&nodes).await;
+    let log = places[2].dir.path().join("wal");
+    assert_eq!(occurrences(&log, b"<value of during-0001>"), 0, "it was sent the log");
+    stopped.store(true, Ordering::Relaxed);
+    let rounds = writing.await.unwrap();
+
+    // Each of the others goes in turn; what is left has it all, also where the late one leads.
+    let mut led_by_the_late = 0;
+    for gone in [0, 1, 0] {
+        let node = nodes.remove(gone);
+        node.shutdown().await;
+        drop(node);
+        for node in &nodes {
+            read_back(node, "before", 60).await;
+            read_back(node, "during", 800).await;
+            for round in 0..rounds {
+                read_back(node, &format!("meanwhile{round}"), 30).await;
+            }
+        }
+        led_by_the_late += leads(&nodes[1]);
+        nodes.insert(gone, start_with(&places[gone], &places, low).await);
+        ready(&nodes).await;
+    }
+    assert!(led_by_the_late > 0, "the late one never led, so nobody read what it holds");
+
+    // All go and come back: cut logs, installed snapshots and stores fit together.
+    stop(nodes).await;
+    let nodes = cluster(&places, low).await;
+    read_back(&nodes[2], "during", 800).await;
+    write(&nodes, "after", 30).await;
+    read_back(&nodes[2], "after", 30).await;
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn few_large_values_do_not_keep_the_log_for_ever() {
+    let places = places(1);
+    let set = |options: &mut NodeOptions| {
+        low(options);
+        // Entries alone would never cut this log.
+        options.groups = GroupOptions::default();
+        options.expect = 1;
+    };
+    let nodes = cluster(&places, set).await;
+    let bucket = nodes[0].bucket("demo", "b").await.unwrap();
+    let mut first = b"<the first large value>".to_vec();
+    first.resize(100 << 10, b'.');
+    bucket.put("first", first.clone()).await.unwrap();
+    for number in 0..40 {
+        bucket.put(format!("k{number}"), vec![b'x'; 100 << 10]).await.unwrap();
+    }
+    let log = places[0].dir.path().join("wal");
+    let bytes = || {
+        let files = std::fs::read_dir(&log).unwrap().map(|entry| entry.unwrap());
+        let segment = |path: &Path| path.extension().is_some_and(|ending| ending == "wal");
+        files.filter(|f| segment(&f.path())).map(|f| f.metadata().unwrap().len()).sum::<u64>()
+    };
+    until("the log is cut", || bytes() < 2 << 20 && nodes[0].readiness().ready).await;
+    assert_eq!(bucket.get("first").await.unwrap().expect("is there").value, first);
+    drop(bucket);
+    stop(nodes).await;
+    let nodes = cluster(&places, set).await;
+    let bucket = nodes[0].bucket("demo", "b").await.unwrap();
+    assert_eq!(bucket.scan(b"").await.unwrap().len(), 41);
+    stop(nodes).await;
+}
