@@ -14,7 +14,7 @@ use crate::codec::{
     encode_append_response, encode_snapshot_response, encode_vote_response,
 };
 use crate::group::Group;
-use crate::snapshot::{SnapshotData, meta_of};
+use crate::snapshot::{Chunks, SnapshotData, meta_of};
 use crate::types::Snapshot;
 
 /// What a message's payload is.
@@ -104,8 +104,15 @@ impl Group {
     ) -> Result<Bytes, Refusal> {
         let vote = decode_snapshot_header(&header.payload).map_err(broken)?;
         let mut import = Import::begin(&self.applied.store()).map_err(stopped)?;
-        while let Some(chunk) = chunks.next().await {
-            import.chunk(&chunk.map_err(broken)?).map_err(broken)?;
+        let mut together = Chunks::default();
+        while let Some(piece) = chunks.next().await {
+            together.take(&piece.map_err(broken)?);
+            while let Some(chunk) = together.next().map_err(broken)? {
+                import.chunk(&chunk).map_err(broken)?;
+            }
+        }
+        if !together.is_even() {
+            return Err(broken("the stream ends within a chunk"));
         }
         let mark = import.applied().ok_or_else(|| broken("the stream has no applied mark"))?;
         let meta = meta_of(&mark).map_err(broken)?;

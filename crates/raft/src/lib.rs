@@ -17,7 +17,7 @@
 //! | `codec` | our bytes of openraft's words: on disk and between peers |
 //! | `log_store` | a group's log is a stream of the node's WAL |
 //! | `applier` | entries → machine → one batch with the applied mark in it |
-//! | `snapshot` | what a snapshot is here: nothing, until it is sent |
+//! | `snapshot` | what a snapshot is here: nothing, until it is sent; how it travels |
 //! | `network` | what a group sends to a peer |
 //! | `inbound` | what a peer sends to a group |
 //! | `group` | one replica of one group: propose, read, watch, change |
@@ -30,6 +30,11 @@
 //! What a group knows its members by is a replica id, never a node (decision
 //! 9a): every message names the replica it is from and the one it is for, and
 //! a replica that is not the one meant does not answer for it.
+//!
+//! Each log is cut by whoever runs the node ([`Group::shorten_log`]), not by openraft: a leader keeps
+//! what a follower still lacks until the node's log is too long, so that one that is being sent a
+//! snapshot finds the entries behind it. A log that grows by several times its bound during
+//! one snapshot makes that follower need another.
 //!
 //! Left out until their parts: failover by evidence, lease reads, heartbeats
 //! coalesced over groups, moving replicas. The first costs up to 3.5 s without

@@ -33,7 +33,7 @@ use crate::codec::{
     encode_snapshot_header, encode_transfer, encode_vote_request,
 };
 use crate::inbound::kinds;
-use crate::snapshot::SnapshotData;
+use crate::snapshot::{SnapshotData, framed};
 use crate::types::{Config, Holder, Snapshot, Vote};
 
 /// Chunks of a snapshot read ahead of the network.
@@ -158,10 +158,11 @@ impl RaftNetworkV2<Config> for Link {
         let _sending = Sending::begin(&self.network.sending);
         let (chunks, stream) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
         tokio::task::spawn_blocking(move || {
-            let read = export(&store, &mut |chunk| match chunks.blocking_send(Ok(chunk)) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            });
+            let read =
+                export(&store, &mut |chunk| match chunks.blocking_send(Ok(framed(&chunk))) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                });
             if let Err(error) = read {
                 let _ = chunks.blocking_send(Err(io::Error::other(error)));
             }
@@ -173,11 +174,13 @@ impl RaftNetworkV2<Config> for Link {
             Either::Left((answer, _)) => answer,
             Either::Right((closed, _)) => return Err(StreamingError::Closed(closed)),
         };
-        let answer = answer.map_err(|error| match failed(error) {
+        let answer = answer.map_err(|error| {
+            tracing::warn!(group = %self.network.group, to = %self.node, %error, "a snapshot was not taken");
+            match failed(error) {
             RPCError::Unreachable(error) => StreamingError::Unreachable(error),
             RPCError::Network(error) => StreamingError::Network(error),
             other => StreamingError::Network(NetworkError::new(&other)),
-        })?;
+        }})?;
         decode_snapshot_response(&answer)
             .map_err(|cause| StreamingError::Network(NetworkError::new(&cause)))
     }

@@ -1,10 +1,11 @@
 //! The life of a node: blank, founded or joined, a member.
 //!
-//! One task walks the steps of [`crate::founding`] until the node has a
+//! One task walks to a cluster ([`crate::entering`]) until the node has a
 //! cluster, then opens the meta group and keeps this node in line with the
 //! layout: every group the layout gives it is open ([`crate::reconcile`]). On
 //! the meta leader it also writes the cluster's first entry and makes
-//! registered nodes members of the meta group.
+//! registered nodes members of the meta group. When the node stops, or is dropped, the same task
+//! ends its groups and its ports.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -264,7 +265,7 @@ async fn lead_meta(core: &Arc<Core>, group: &Group, state: &MetaState) {
 /// The first members vote: an odd number, at most [`META_VOTERS_MAX`].
 fn meta_voters(replicas: &[Replica]) -> BTreeSet<ReplicaId> {
     let count = replicas.len().min(META_VOTERS_MAX);
-    let odd = if count % 2 == 0 { count.saturating_sub(1) } else { count };
+    let odd = if count.is_multiple_of(2) { count.saturating_sub(1) } else { count };
     replicas.iter().take(odd.max(1)).map(|replica| replica.id).collect()
 }
 

@@ -1,4 +1,4 @@
-//! Watches what sends no events: the log's health, the meta quorum, the gauges.
+//! Watches what sends no events: the log's health and length, the meta quorum, the gauges.
 
 use std::sync::Arc;
 use std::time::Duration;

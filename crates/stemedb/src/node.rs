@@ -33,6 +33,8 @@ use crate::peers::Peers;
 
 /// How long a command for the cluster may take.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a node that went down waits until nothing but itself holds its store.
+const RELEASE_MAX: Duration = Duration::from_secs(2);
 /// How long a node that goes down waits for others to take its leaderships over.
 const HANDOVER_MAX: Duration = Duration::from_secs(2);
 
@@ -159,7 +161,8 @@ impl Node {
     }
 
     /// Stops the node: leaderships go to others first, then the groups stop, then the disks are
-    /// closed. What was acknowledged is on disk.
+    /// closed. What was acknowledged is on disk. The directories are free for another start once
+    /// the last clone of the node, and of its buckets, is dropped.
     pub async fn shutdown(&self) {
         let core = self.core();
         core.phase.send_replace(Phase::Draining);
@@ -168,6 +171,11 @@ impl Node {
         core.tasks.close();
         // The life's own task closes groups, plane and gossip.
         core.tasks.wait().await;
+        // openraft's workers end a moment after their groups, and nothing tells when.
+        let patience = Instant::now() + RELEASE_MAX;
+        while Arc::strong_count(&core.store) > 1 && Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         if let Err(error) = core.wal.close() {
             tracing::warn!(%error, "the log did not close cleanly");
         }
@@ -340,7 +348,7 @@ fn check(options: &NodeOptions) -> Result<(), StartError> {
     if options.shards == 0 || options.shards > stemedb_types::limits::SHARDS_MAX {
         return setting("a cluster has 1 to 1024 shards");
     }
-    if options.replication_factor == 0 || options.replication_factor % 2 == 0 {
+    if options.replication_factor == 0 || options.replication_factor.is_multiple_of(2) {
         return setting("the replication factor is an odd number");
     }
     if options.name.is_empty() || options.name.len() > 255 {
@@ -355,7 +363,7 @@ fn open_wal(options: &NodeOptions) -> Result<(Wal, stemedb_raft::wal::Recovery),
         ..stemedb_raft::wal::Options::default()
     };
     Wal::open(&options.wal_dir, wal).map_err(|cause| match cause {
-        stemedb_raft::wal::OpenError::InUse { .. } => {
+        stemedb_raft::wal::OpenError::InUse => {
             StartError::InUse { dir: options.wal_dir.display().to_string() }
         }
         cause => StartError::Disk(cause.to_string()),

@@ -145,5 +145,5 @@ impl Core {
 
 /// The largest odd number not above this.
 fn odd(count: usize) -> usize {
-    if count % 2 == 0 { count.saturating_sub(1) } else { count }
+    if count.is_multiple_of(2) { count.saturating_sub(1) } else { count }
 }
