@@ -2,7 +2,9 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
-use std::net::{TcpListener, UdpSocket};
+#[path = "../../../stemedb/tests/common/ports.rs"]
+mod ports;
+
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -28,22 +30,14 @@ pub struct Cluster {
     pub client: reqwest::Client,
 }
 
-fn free_tcp() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn free_udp() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl Node {
     fn place(number: usize) -> Self {
         Self {
             name: format!("node-{number}"),
-            http: free_tcp(),
-            gateway: free_tcp(),
-            grpc: free_tcp(),
-            gossip: free_udp(),
+            http: ports::free(),
+            gateway: ports::free(),
+            grpc: ports::free(),
+            gossip: ports::free(),
             dir: tempfile::tempdir().unwrap(),
             process: None,
         }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+mod ports;
+
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
@@ -22,16 +24,11 @@ pub(crate) struct Place {
 
 pub(crate) fn places(count: usize) -> Vec<Place> {
     (0..count)
-        .map(|number| {
-            // The listeners are closed again; the ports stay free for this process in practice.
-            let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-            let udp = bind_gossip("127.0.0.1:0".parse().unwrap()).unwrap();
-            Place {
-                name: format!("node-{number}"),
-                grpc: tcp.local_addr().unwrap(),
-                gossip: udp.local_addr().unwrap(),
-                dir: tempfile::tempdir().unwrap(),
-            }
+        .map(|number| Place {
+            name: format!("node-{number}"),
+            grpc: SocketAddr::from(([127, 0, 0, 1], ports::free())),
+            gossip: SocketAddr::from(([127, 0, 0, 1], ports::free())),
+            dir: tempfile::tempdir().unwrap(),
         })
         .collect()
 }
