@@ -4,6 +4,10 @@
 //! in as it reads them back. So a checkpoint can be compared with what the segments before it
 //! add up to, and the two must agree to the byte.
 //!
+//! Each stream's records are numbered (all but `Moved`), in a row as long as the stream lives and
+//! always higher when its id is used anew. A batch and a checkpoint say the numbers too, so after
+//! a stretch that can't be read they tell whether a stream lost any records in it.
+//!
 //! Invariants: a stream's entries are the contiguous run `first .. first + entries.len()`, all
 //! above its purged index; a segment's `live` is exactly the entries that have their location
 //! in it. Only recovery knows entries without a location: those a first checkpoint lists, until
@@ -14,8 +18,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use crate::StreamId;
-use crate::record::{Record, StreamState};
-use crate::segment::Frame;
+use crate::batch::Frame;
+use crate::record::{Numbering, Record, StreamState};
 
 /// Where the frame of an entry stands. Segment 0 is none: the place is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +39,8 @@ impl Location {
     }
 }
 
+const DISAGREES: Broken = Broken("the checkpoint disagrees with the segments before it");
+
 /// A record that can't follow those before it: a log of ours never holds one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Broken(pub(crate) &'static str);
@@ -42,6 +48,10 @@ pub(crate) struct Broken(pub(crate) &'static str);
 /// One stream, as written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stream {
+    /// The number of its next record.
+    pub(crate) number: u64,
+    /// It has lost records, which ones is not known: nothing of it may be used.
+    pub(crate) quarantined: bool,
     pub(crate) purged: Option<(u64, Bytes)>,
     pub(crate) first: u64,
     pub(crate) entries: VecDeque<Location>,
@@ -59,6 +69,9 @@ pub(crate) struct Live {
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     pub(crate) streams: BTreeMap<StreamId, Stream>,
+    pub(crate) numbering: Numbering,
+    /// The records are of version 1, which had no numbers: all of them are 0.
+    unnumbered: bool,
     live: BTreeMap<u64, Live>,
 }
 
@@ -70,23 +83,51 @@ impl Ledger {
             Record::Moved { stream, index, .. } => self.moved(*stream, *index, at),
             Record::Mark { stream, tag, value } => {
                 let value = Bytes::copy_from_slice(value);
-                self.streams.entry(*stream).or_default().marks.insert(*tag, value);
+                self.known(*stream).marks.insert(*tag, value);
             }
             Record::Truncate { stream, from } => self.truncate(*stream, *from),
             Record::Purge { stream, to, note } => self.purge(*stream, *to, note),
-            Record::Forget { stream } => {
-                let gone = self.streams.remove(stream).unwrap_or_default();
-                gone.entries.into_iter().for_each(|location| release(&mut self.live, location));
-            }
+            Record::Forget { stream } => return self.forget(*stream),
             Record::Checkpoint { .. } | Record::State(_) => {
                 return Err(Broken("a checkpoint in the middle of a segment"));
             }
+        }
+        if !self.unnumbered
+            && !matches!(record, Record::Moved { .. })
+            && let Some(known) = record.stream().and_then(|stream| self.streams.get_mut(&stream))
+        {
+            known.number += 1;
+        }
+        Ok(())
+    }
+
+    /// The number of the stream's next record.
+    pub(crate) fn number(&self, stream: StreamId) -> u64 {
+        self.streams.get(&stream).map_or(self.numbering.floor, |known| known.number)
+    }
+
+    /// The stream, made if it is new.
+    fn known(&mut self, stream: StreamId) -> &mut Stream {
+        let number = self.numbering.floor;
+        self.streams.entry(stream).or_insert_with(|| Stream { number, ..Stream::default() })
+    }
+
+    fn forget(&mut self, stream: StreamId) -> Result<(), Broken> {
+        if let Some(gone) = self.streams.remove(&stream) {
+            if !self.unnumbered {
+                self.numbering.floor = self.numbering.floor.max(gone.number + 1);
+            }
+            gone.entries.into_iter().for_each(|location| release(&mut self.live, location));
+        }
+        if self.numbering.unknown {
+            // It was given up knowingly, so it is no more among those that may have been lost.
+            self.known(stream);
         }
         Ok(())
     }
 
     fn entry(&mut self, stream: StreamId, index: u64, at: Location) -> Result<(), Broken> {
-        let known = self.streams.entry(stream).or_default();
+        let known = self.known(stream);
         if known.entries.is_empty() {
             if known.purged.as_ref().is_some_and(|(to, _)| index <= *to) {
                 return Err(Broken("an entry at a purged index"));
@@ -117,7 +158,9 @@ impl Ledger {
     }
 
     fn purge(&mut self, stream: StreamId, to: u64, note: &[u8]) {
-        let known = self.streams.entry(stream).or_default();
+        let number = self.numbering.floor;
+        let known =
+            self.streams.entry(stream).or_insert_with(|| Stream { number, ..Stream::default() });
         if known.purged.as_ref().is_some_and(|(purged, _)| to <= *purged) {
             return;
         }
@@ -152,15 +195,25 @@ impl Ledger {
         self.streams.get(&stream)?.slot(index)
     }
 
+    /// From here on records have numbers: a segment of this version begins.
+    pub(crate) fn begin_numbers(&mut self) {
+        self.unnumbered = false;
+    }
+
     /// The records a segment that begins now begins with.
     pub(crate) fn checkpoint(&self) -> Vec<Record<'_>> {
         let states = self.streams.iter().map(|(id, stream)| Record::State(stream.state(*id)));
-        let count = Record::Checkpoint { streams: self.streams.len() as u64 };
+        let (streams, numbering) = (self.streams.len() as u64, Some(self.numbering));
+        let count = Record::Checkpoint { streams, numbering };
         std::iter::once(count).chain(states).collect()
     }
 
     /// Takes over the checkpoint of the oldest segment there is. The ledger must be empty.
     pub(crate) fn restore(&mut self, checkpoint: &[Record<'_>]) -> Result<(), Broken> {
+        if let Some(Record::Checkpoint { numbering, .. }) = checkpoint.first() {
+            self.numbering = numbering.unwrap_or_default();
+            self.unnumbered = numbering.is_none();
+        }
         for state in checkpoint_states(checkpoint)? {
             let mut entries = VecDeque::new();
             let count = usize::try_from(state.count).unwrap_or(usize::MAX);
@@ -169,19 +222,26 @@ impl Ledger {
             let purged = state.purged.map(|(to, note)| (to, Bytes::copy_from_slice(note)));
             let own = |&(tag, value): &(u8, &[u8])| (tag, Bytes::copy_from_slice(value));
             let marks = state.marks.iter().map(own).collect();
-            self.streams
-                .insert(state.stream, Stream { purged, first: state.first, entries, marks });
+            let StreamState { number, quarantined, first, .. } = *state;
+            let known = Stream { number, quarantined, purged, first, entries, marks };
+            self.streams.insert(state.stream, known);
         }
         Ok(())
     }
 
     /// Compares the checkpoint of a later segment with what its predecessors add up to.
-    pub(crate) fn compare(&self, checkpoint: &[Record<'_>]) -> Result<(), Broken> {
-        if checkpoint == self.checkpoint() {
-            Ok(())
-        } else {
-            Err(Broken("the checkpoint disagrees with the segments before it"))
-        }
+    pub(crate) fn compare(&mut self, checkpoint: &[Record<'_>]) -> Result<(), Broken> {
+        let numbering = match checkpoint.first() {
+            Some(Record::Checkpoint { numbering, .. }) => *numbering,
+            _ => None,
+        };
+        self.unnumbered &= numbering.is_none();
+        let own = self.checkpoint();
+        let same = match numbering {
+            Some(_) => checkpoint == own,
+            None => checkpoint.get(1..) == own.get(1..),
+        };
+        if same { Ok(()) } else { Err(DISAGREES) }
     }
 
     /// The lowest entry, of the lowest stream, that no segment holds.
@@ -197,7 +257,7 @@ fn checkpoint_states<'r, 'a>(
     records: &'r [Record<'a>],
 ) -> Result<impl Iterator<Item = &'r StreamState<'a>>, Broken> {
     let counted = match records.first() {
-        Some(Record::Checkpoint { streams }) => *streams == records.len() as u64 - 1,
+        Some(Record::Checkpoint { streams, .. }) => *streams == records.len() as u64 - 1,
         _ => false,
     };
     let states = records.get(1..).unwrap_or_default();
@@ -225,6 +285,8 @@ impl Stream {
         let count = self.entries.len() as u64;
         StreamState {
             stream,
+            number: self.number,
+            quarantined: self.quarantined,
             purged: self.purged.as_ref().map(|(to, note)| (*to, note.as_ref())),
             first: if count == 0 { 0 } else { self.first },
             count,

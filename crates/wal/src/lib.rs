@@ -17,10 +17,10 @@
 //!
 //! `view` is a stream as its callers see it, `shared` the queue, `writer` the one thread that
 //! writes, `supply` the helper that prepares segments, `recover` the way back from disk. The
-//! bytes are in `record` and `segment`, and what they add up to in `ledger`: these three and
-//! `view` are pure. [`disk`] is the seam to the file system.
+//! bytes are in `record`, `batch`, `segment` and `v1`, `scan` finds them again, and what they add
+//! up to is in `ledger`: these and `view` are pure. [`disk`] is the seam to the file system.
 //!
-//! # The format, version 1
+//! # The format, version 2
 //!
 //! The directory holds `lock`, `identity`, segments named by their number in 16 hex digits
 //! (`0000000000000001.wal`, …), and spares (`….spare`) whose content means nothing. Numbers rise
@@ -32,9 +32,13 @@
 //! segment   header · batch · batch · … · terminator · (anything)
 //!   header    "StemeWAL" · version u32 · zero u64 · log id u64 · segment u64
 //!             · previous end u64 · checksum u32
-//!   batch     b7 57 a1 6e · body bytes u32 · records u32 · synced u64
-//!             · checksum of the records' checksums u32 · checksum* u32 · record · record · …
-//!   record    checksum* u32 · body bytes u32 · body
+//!   batch     head · record · record · … · table · tail
+//!     head      b7 57 a2 6e · records' bytes u32 · table's bytes u32 · records u32 · synced u64
+//!               · checksum of the records' checksums u32 · table's checksum* u32 · checksum* u32
+//!     record    checksum* u32 · body bytes u32 · body
+//!     table     flags u8 · (floor varint) · streams varint · (stream varint · number varint) …
+//!               · (kind u8 · place among the streams varint · bytes of the record varint) …
+//!     tail      b7 7a 11 6e · as the head
 //!   terminator 28 zero bytes where the next batch will be
 //! body      kind u8 · stream varint · …
 //!   1 entry       index varint · payload
@@ -43,8 +47,9 @@
 //!   4 purge       to varint · note
 //!   5 forget
 //!   6 moved       index varint · payload
-//!   7 checkpoint  (in place of the stream: how many states follow)
-//!   8 state       0 or (1 · to varint · note length varint · note) · first varint
+//!   9 checkpoint  (in place of the stream: how many states follow) · flags u8 · floor varint
+//!  10 state       flags u8 · number varint
+//!                 · 0 or (1 · to varint · note length varint · note) · first varint
 //!                 · count varint · marks varint · (tag u8 · length varint · value) …
 //! ```
 //!
@@ -54,7 +59,7 @@
 //!
 //! A batch is what one sync made durable. Its `synced` is an offset of the segment up to which
 //! everything, and all of every earlier segment, had been synced before it was written; so a
-//! whole batch header proves what stands before it, and only what nothing proves may be cut
+//! whole head proves what stands before it, and only what nothing proves may be cut
 //! when it is damaged. The terminator shows that a segment ends where it was meant to.
 //!
 //! The first batch of a segment is a checkpoint, a state for each stream, synced with the header
@@ -62,6 +67,17 @@
 //! segments they were written in: a segment is pinned by live entries only. An entry that pins
 //! an old segment too long is written again as *moved*, which changes where it is and nothing
 //! else.
+//!
+//! The records of a stream are numbered, all but the moved ones, in a row that goes on above the
+//! *floor* when the stream's number is used anew. A table says the number of the first record of
+//! each stream in the batch; a state that of the next one; and a table with flag 1, a roll call,
+//! has the floor and names all streams, those without a record in the batch too. So behind a
+//! stretch that can't be read it shows which streams lost records in it, and a record that can't
+//! be read is known for whose it was by its table. Flag 2 (1 of a checkpoint) says that there may
+//! have been streams that are not named; flag 1 of a state, that the stream has lost records.
+//!
+//! Version 1 had neither tables nor tails (`v1`), nor numbers, and kinds 7 and 8 for checkpoint
+//! and state. It is read, and not written on: the log goes on in a new segment.
 //!
 //! A log that is closed ends with a batch of no records, to prove the last one. Behind a crash
 //! the last batch has no proof: if it is damaged later, it is taken for torn.
@@ -74,6 +90,7 @@
 //! plus three segments as long as a checkpoint is small against a segment, but it shrinks only
 //! while somebody writes.
 
+mod batch;
 mod codec;
 pub mod disk;
 mod error;
@@ -82,9 +99,11 @@ mod options;
 mod read;
 mod record;
 mod recover;
+mod scan;
 mod segment;
 mod shared;
 mod supply;
+mod v1;
 mod view;
 mod wal;
 mod writer;

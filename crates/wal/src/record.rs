@@ -11,14 +11,22 @@ use crate::codec::{Reader, put_bytes, put_varint};
 /// Bytes of a frame in front of the body.
 pub(crate) const FRAME_BYTES: usize = 8;
 
-const ENTRY: u8 = 1;
-const MARK: u8 = 2;
-const TRUNCATE: u8 = 3;
-const PURGE: u8 = 4;
-const FORGET: u8 = 5;
-const MOVED: u8 = 6;
-const CHECKPOINT: u8 = 7;
-const STATE: u8 = 8;
+pub(crate) const ENTRY: u8 = 1;
+pub(crate) const MARK: u8 = 2;
+pub(crate) const TRUNCATE: u8 = 3;
+pub(crate) const PURGE: u8 = 4;
+pub(crate) const FORGET: u8 = 5;
+pub(crate) const MOVED: u8 = 6;
+/// Version 1 wrote these two; they are read for ever and written no more.
+const OLD_CHECKPOINT: u8 = 7;
+const OLD_STATE: u8 = 8;
+pub(crate) const CHECKPOINT: u8 = 9;
+pub(crate) const STATE: u8 = 10;
+
+/// Bits of a checkpoint's flags.
+const UNKNOWN: u8 = 1;
+/// Bits of a state's flags.
+const QUARANTINED: u8 = 1;
 
 /// One change of state, borrowed from wherever its bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,15 +44,28 @@ pub(crate) enum Record<'a> {
     /// An entry that is already there, written again so that its old segment may go.
     Moved { stream: StreamId, index: u64, payload: &'a [u8] },
     /// A segment begins with this; as many `State`s follow.
-    Checkpoint { streams: u64 },
+    Checkpoint { streams: u64, numbering: Option<Numbering> },
     /// All there is to know of a stream but its payloads.
     State(StreamState<'a>),
+}
+
+/// What a checkpoint says of the numbers of the streams' records. Version 1 had no numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Numbering {
+    /// The number of the first record of a stream that begins now.
+    pub(crate) floor: u64,
+    /// Streams that are not listed may have been lost to damage.
+    pub(crate) unknown: bool,
 }
 
 /// A stream as a checkpoint tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StreamState<'a> {
     pub(crate) stream: StreamId,
+    /// The number its next record has; 0 in version 1.
+    pub(crate) number: u64,
+    /// It has lost records, which ones is not known.
+    pub(crate) quarantined: bool,
     pub(crate) purged: Option<(u64, &'a [u8])>,
     /// The first live entry; 0 if there is none.
     pub(crate) first: u64,
@@ -74,6 +95,34 @@ impl Binding {
 }
 
 impl Record<'_> {
+    /// The stream it changes; none for a checkpoint.
+    pub(crate) fn stream(&self) -> Option<StreamId> {
+        match self {
+            Self::Entry { stream, .. }
+            | Self::Mark { stream, .. }
+            | Self::Truncate { stream, .. }
+            | Self::Purge { stream, .. }
+            | Self::Forget { stream }
+            | Self::Moved { stream, .. } => Some(*stream),
+            Self::Checkpoint { .. } => None,
+            Self::State(state) => Some(state.stream),
+        }
+    }
+
+    /// The byte that stands for its kind.
+    pub(crate) fn kind(&self) -> u8 {
+        match self {
+            Self::Entry { .. } => ENTRY,
+            Self::Mark { .. } => MARK,
+            Self::Truncate { .. } => TRUNCATE,
+            Self::Purge { .. } => PURGE,
+            Self::Forget { .. } => FORGET,
+            Self::Moved { .. } => MOVED,
+            Self::Checkpoint { .. } => CHECKPOINT,
+            Self::State(_) => STATE,
+        }
+    }
+
     /// No more bytes than this frame the record: exact but for the varints.
     pub(crate) fn frame_bytes_max(&self) -> usize {
         const KIND_STREAM_INDEX: usize = 1 + 10 + 10;
@@ -81,11 +130,12 @@ impl Record<'_> {
             Self::Entry { payload, .. } | Self::Moved { payload, .. } => payload.len(),
             Self::Mark { value, .. } => value.len(),
             Self::Purge { note, .. } => note.len(),
-            Self::Truncate { .. } | Self::Forget { .. } | Self::Checkpoint { .. } => 0,
+            Self::Truncate { .. } | Self::Forget { .. } => 0,
+            Self::Checkpoint { .. } => 11,
             Self::State(state) => {
                 let note = state.purged.map_or(0, |(_, note)| note.len());
                 let marks: usize = state.marks.iter().map(|(_, value)| value.len() + 11).sum();
-                41 + note + marks
+                52 + note + marks
             }
         };
         FRAME_BYTES + KIND_STREAM_INDEX + body
@@ -122,7 +172,12 @@ impl Record<'_> {
                 out.extend_from_slice(note);
             }
             Self::Forget { stream } => head(FORGET, stream.0),
-            Self::Checkpoint { streams } => head(CHECKPOINT, *streams),
+            Self::Checkpoint { streams, numbering } => {
+                head(CHECKPOINT, *streams);
+                let Numbering { floor, unknown } = numbering.unwrap_or_default();
+                out.push(if unknown { UNKNOWN } else { 0 });
+                put_varint(out, floor);
+            }
             Self::State(state) => {
                 head(STATE, state.stream.0);
                 state.put(out);
@@ -175,8 +230,18 @@ impl<'a> Record<'a> {
             TRUNCATE => Self::Truncate { stream, from: from.varint()? },
             PURGE => Self::Purge { stream, to: from.varint()?, note: from.rest() },
             FORGET => Self::Forget { stream },
-            CHECKPOINT => Self::Checkpoint { streams: number },
-            STATE => Self::State(StreamState::take(stream, &mut from)?),
+            OLD_CHECKPOINT => Self::Checkpoint { streams: number, numbering: None },
+            OLD_STATE => Self::State(StreamState::take(stream, 0, 0, &mut from)?),
+            CHECKPOINT => {
+                let flags = from.u8().filter(|flags| flags & !UNKNOWN == 0)?;
+                let numbering = Numbering { floor: from.varint()?, unknown: flags & UNKNOWN != 0 };
+                Self::Checkpoint { streams: number, numbering: Some(numbering) }
+            }
+            STATE => {
+                let flags = from.u8().filter(|flags| flags & !QUARANTINED == 0)?;
+                let number = from.varint()?;
+                Self::State(StreamState::take(stream, flags, number, &mut from)?)
+            }
             _ => return None,
         };
         from.finish(record)
@@ -185,6 +250,8 @@ impl<'a> Record<'a> {
 
 impl<'a> StreamState<'a> {
     fn put(&self, out: &mut Vec<u8>) {
+        out.push(if self.quarantined { QUARANTINED } else { 0 });
+        put_varint(out, self.number);
         match self.purged {
             None => out.push(0),
             Some((to, note)) => {
@@ -202,7 +269,8 @@ impl<'a> StreamState<'a> {
         }
     }
 
-    fn take(stream: StreamId, from: &mut Reader<'a>) -> Option<Self> {
+    fn take(stream: StreamId, flags: u8, number: u64, from: &mut Reader<'a>) -> Option<Self> {
+        let quarantined = flags & QUARANTINED != 0;
         let purged = match from.u8()? {
             0 => None,
             1 => Some((from.varint()?, from.bytes()?)),
@@ -213,7 +281,7 @@ impl<'a> StreamState<'a> {
         for _ in 0..from.varint()? {
             marks.push((from.u8()?, from.bytes()?));
         }
-        Some(Self { stream, purged, first, count, marks })
+        Some(Self { stream, number, quarantined, purged, first, count, marks })
     }
 }
 
@@ -228,6 +296,8 @@ mod tests {
         let stream = StreamId(number);
         let purged = Some((number, blob));
         let marks = vec![(1, blob), (9, blob)];
+        let quarantined = number.is_multiple_of(2);
+        let numbering = Some(Numbering { floor: number, unknown: quarantined });
         vec![
             Record::Entry { stream, index: number, payload: blob },
             Record::Mark { stream, tag: 200, value: blob },
@@ -235,8 +305,16 @@ mod tests {
             Record::Purge { stream, to: number, note: blob },
             Record::Forget { stream },
             Record::Moved { stream, index: number, payload: blob },
-            Record::Checkpoint { streams: number },
-            Record::State(StreamState { stream, purged, first: number, count: number, marks }),
+            Record::Checkpoint { streams: number, numbering },
+            Record::State(StreamState {
+                stream,
+                number,
+                quarantined,
+                purged,
+                first: number,
+                count: number,
+                marks,
+            }),
         ]
     }
 
@@ -278,9 +356,16 @@ mod tests {
         };
         let (stream, purged) = (StreamId(5), Some((3, b"n".as_slice())));
         let marks = vec![(9, b"mm".as_slice())];
-        let state = StreamState { stream, purged, first: 4, count: 300, marks };
-        assert_eq!(body(Record::Checkpoint { streams: 1 }), b"\x07\x01");
-        assert_eq!(body(Record::State(state)), b"\x08\x05\x01\x03\x01n\x04\xac\x02\x01\x09\x02mm");
+        let (number, quarantined) = (300, true);
+        let state =
+            StreamState { stream, number, quarantined, purged, first: 4, count: 300, marks };
+        let numbering = Some(Numbering { floor: 300, unknown: true });
+        let checkpoint = Record::Checkpoint { streams: 1, numbering };
+        assert_eq!(body(checkpoint), b"\x09\x01\x01\xac\x02");
+        assert_eq!(
+            body(Record::State(state)),
+            b"\x0a\x05\x01\xac\x02\x01\x03\x01n\x04\xac\x02\x01\x09\x02mm"
+        );
         let moved = Record::Moved { stream, index: 4, payload: b"p" };
         assert_eq!(body(moved), b"\x06\x05\x04p");
     }

@@ -19,12 +19,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use crate::batch::{Batch, Item, TERMINATOR_BYTES};
 use crate::disk::{Disk, File};
 use crate::ledger::{Broken, Ledger, Location};
 use crate::record::Binding;
-use crate::segment::{
-    self, BATCH_HEADER_BYTES, Ending, HeaderError, IDENTITY_FILE, Scan, SegmentHeader,
-};
+use crate::scan::{Scan, Sealed, Step};
+use crate::segment::{self, HeaderError, IDENTITY_FILE, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::supply::{Spare, Supply, begin_segment};
 use crate::{OpenError, Options};
 
@@ -137,10 +137,15 @@ fn refuse_without_identity(disk: &dyn Disk, numbers: &[u64]) -> Result<(), OpenE
         [FIRST_SEGMENT] => {
             let (_, bytes) = read_file(disk, &segment::segment_file(FIRST_SEGMENT))?;
             let Ok(header) = SegmentHeader::decode(&bytes) else { return Ok(()) };
-            let mut scan = Scan::new(&bytes, header.binding, true);
-            while scan.next_batch().is_some() {}
-            let ending = scan.ending();
-            if ending.batches > 1 || ending.proven {
+            let mut scan = Scan::new(&bytes, header.binding, Sealed::No);
+            let mut steps = 0;
+            while let Some(step) = scan.next_step() {
+                steps += match step {
+                    Step::Batch(batch) if batch.is_whole() => 1,
+                    _ => 2,
+                };
+            }
+            if steps > 1 {
                 return Err(gone("the identity is missing beside a log with records"));
             }
             Ok(())
@@ -160,7 +165,7 @@ fn create(disk: &dyn Disk, supply: Supply, names: &[String]) -> Result<Recovered
     let wal_id = disk.random();
     let ledger = Ledger::default();
     let binding = Binding { wal_id, segment: FIRST_SEGMENT };
-    let header = SegmentHeader { binding, previous_end: 0 };
+    let header = SegmentHeader::new(binding, 0);
     let spare = supply.take_at_once().map_err(OpenError::io("make", &first))?;
     let end = begin_segment(disk, &spare, header, &ledger);
     let end = end.map_err(OpenError::io("begin", &first))?;
@@ -211,6 +216,18 @@ fn check_sequence(numbers: &[u64]) -> Result<(), OpenError> {
     }
 }
 
+/// Where the log ends.
+struct Last {
+    number: u64,
+    version: u32,
+    end: u64,
+    last_batch: u64,
+    batches: u64,
+    clean: bool,
+    /// The last batch and what stands where the terminator belongs.
+    tail: Vec<u8>,
+}
+
 /// The fold over all segments, oldest first.
 struct Reading<'d> {
     disk: &'d dyn Disk,
@@ -218,8 +235,7 @@ struct Reading<'d> {
     ledger: Ledger,
     segments: BTreeMap<u64, SegmentFile>,
     records: u64,
-    /// The newest segment that was born: its number, how it ends, and its last batch.
-    last: Option<(u64, Ending, Vec<u8>)>,
+    last: Option<Last>,
 }
 
 impl<'d> Reading<'d> {
@@ -230,43 +246,34 @@ impl<'d> Reading<'d> {
 
     /// Reads all segments. Returns the last one if it was never born.
     fn read_all(&mut self, numbers: &[u64]) -> Result<Option<u64>, OpenError> {
-        for &number in numbers {
+        let headers = numbers.iter().map(|&number| self.header(number));
+        let headers = headers.collect::<Result<Vec<_>, _>>()?;
+        for (at, (&number, header)) in numbers.iter().zip(&headers).enumerate() {
             let name = segment::segment_file(number);
             let (file, bytes) = read_file(self.disk, &name)?;
-            let header = self.header(&bytes, number, &name)?;
-            self.check_previous(header)?;
-            let is_last = numbers.last() == Some(&number);
-            let Some(ending) = self.read_segment(&bytes, header.is_some(), number)? else {
-                let binding = Binding { wal_id: self.wal_id, segment: number };
-                let ending = Scan::new(&bytes, binding, header.is_some()).ending();
-                if is_last && self.last.is_some() && !ending.proven {
-                    return Ok(Some(number));
-                }
-                return Err(corrupt(&name, ending.end, "the segment's head is damaged"));
+            let sealed = match headers.get(at + 1) {
+                None => Sealed::No,
+                Some(None) => Sealed::Somewhere,
+                Some(Some(next)) => Sealed::At(next.previous_end),
             };
-            if is_last && ending.proven {
-                let reason = "a batch that had been synced is damaged";
-                return Err(corrupt(&name, ending.end, reason));
-            }
-            let last_batch = &bytes[ending.last_batch as usize..ending.end as usize];
-            self.last = Some((number, ending, last_batch.to_vec()));
-            self.segments.insert(number, SegmentFile { file, bytes: bytes.len() as u64 });
+            let length = bytes.len() as u64;
+            let Some(last) = self.read_segment(&bytes, *header, number, sealed)? else {
+                return Ok(Some(number));
+            };
+            self.last = Some(last);
+            self.segments.insert(number, SegmentFile { file, bytes: length });
         }
         Ok(None)
     }
 
     /// The segment's header; nothing if it is damaged or was never written.
-    fn header(
-        &self,
-        bytes: &[u8],
-        number: u64,
-        name: &str,
-    ) -> Result<Option<SegmentHeader>, OpenError> {
-        match SegmentHeader::decode(bytes) {
+    fn header(&self, number: u64) -> Result<Option<SegmentHeader>, OpenError> {
+        let name = segment::segment_file(number);
+        match SegmentHeader::decode(&read_head(self.disk, &name)?) {
             Err(HeaderError::Bad) => Ok(None),
-            Err(newer) => Err(refused(newer, name)),
+            Err(newer) => Err(refused(newer, &name)),
             Ok(header) if header.binding.wal_id != self.wal_id => {
-                Err(corrupt(name, 0, "the segment belongs to another log"))
+                Err(corrupt(&name, 0, "the segment belongs to another log"))
             }
             // The file's earlier life: its new header never reached the disk.
             Ok(header) if header.binding.segment != number => Ok(None),
@@ -274,80 +281,133 @@ impl<'d> Reading<'d> {
         }
     }
 
-    /// The segment before has a successor by name, so it must be whole, to the end that the
-    /// successor names.
-    fn check_previous(&self, header: Option<SegmentHeader>) -> Result<(), OpenError> {
-        let Some((previous, ending, _)) = &self.last else { return Ok(()) };
-        let as_named = header.is_none_or(|header| header.previous_end == ending.end);
-        if ending.clean && !ending.proven && as_named {
-            return Ok(());
-        }
-        let reason = "a batch is damaged in a segment that had been synced to its end";
-        Err(corrupt(&segment::segment_file(*previous), ending.end, reason))
-    }
-
-    /// Folds in one segment. Nothing if it has not even a whole checkpoint.
+    /// Folds in one segment. Nothing if it is the last one and was never born: it has not even
+    /// a whole checkpoint.
     fn read_segment(
         &mut self,
         bytes: &[u8],
-        header_good: bool,
+        header: Option<SegmentHeader>,
         number: u64,
-    ) -> Result<Option<Ending>, OpenError> {
+        sealed: Sealed,
+    ) -> Result<Option<Last>, OpenError> {
+        let name = segment::segment_file(number);
         let binding = Binding { wal_id: self.wal_id, segment: number };
-        let mut scan = Scan::new(bytes, binding, header_good);
-        let Some(first) = scan.next_batch().filter(|_| header_good) else { return Ok(None) };
+        let mut scan = Scan::new(bytes, binding, sealed);
+        let mut batches = 0;
+        while let Some(step) = scan.next_step() {
+            if header.is_none() {
+                return Err(corrupt(&name, 0, "the segment's head is damaged"));
+            }
+            let batch = whole(step).map_err(|offset| {
+                corrupt(&name, offset, "a batch that had been synced is damaged")
+            })?;
+            self.fold(batch, batches == 0, number)?;
+            batches += 1;
+        }
+        match header {
+            Some(header) if batches > 0 => {
+                let (end, last_batch) = (scan.end(), scan.last_batch());
+                let tail = bytes[last_batch as usize..end as usize].to_vec();
+                let (version, clean) = (header.version, scan.is_clean());
+                Ok(Some(Last { number, version, end, last_batch, batches, clean, tail }))
+            }
+            _ if sealed == Sealed::No && self.last.is_some() => Ok(None),
+            _ => Err(corrupt(&name, 0, "the segment's head is damaged")),
+        }
+    }
+
+    fn fold(&mut self, batch: Batch<'_>, first: bool, number: u64) -> Result<(), OpenError> {
         let broken = |offset: u64| {
             move |Broken(reason): Broken| corrupt(&segment::segment_file(number), offset, reason)
         };
-        let checkpoint: Vec<_> = first.into_iter().map(|(record, _)| record).collect();
-        let fits = match self.last {
-            None => self.ledger.restore(&checkpoint),
-            Some(_) => self.ledger.compare(&checkpoint),
-        };
-        fits.map_err(broken(segment::SEGMENT_HEADER_BYTES as u64))?;
-        while let Some(batch) = scan.next_batch() {
-            for (record, frame) in batch {
-                let at = Location::of(number, frame);
-                self.ledger.apply(&record, at).map_err(broken(frame.offset))?;
-                self.records += 1;
-            }
+        let mut records = batch.items.into_iter().filter_map(|item| match item {
+            Item::Record(record, frame) => Some((record, frame)),
+            Item::Lost(..) => None,
+        });
+        if first {
+            let checkpoint: Vec<_> = records.map(|(record, _)| record).collect();
+            let fits = match self.last {
+                None => self.ledger.restore(&checkpoint),
+                Some(_) => self.ledger.compare(&checkpoint),
+            };
+            return fits.map_err(broken(SEGMENT_HEADER_BYTES as u64));
         }
-        Ok(Some(scan.ending()))
+        records.try_for_each(|(record, frame)| {
+            self.records += 1;
+            let at = Location::of(number, frame);
+            self.ledger.apply(&record, at).map_err(broken(frame.offset))
+        })
     }
 
     /// Makes the end durable and ready to be written on.
-    fn finish(self, supply: Supply) -> Result<Recovered, OpenError> {
-        let Some((current, ending, mut tail)) = self.last else {
+    fn finish(mut self, supply: Supply) -> Result<Recovered, OpenError> {
+        let Some(mut last) = self.last else {
             return Err(corrupt(IDENTITY_FILE, 0, "no segment stands beside it"));
         };
-        let name = segment::segment_file(current);
-        let file = self.segments.get(&current).map(|segment| segment.file.clone());
+        let mut segments = self.segments;
+        let name = segment::segment_file(last.number);
+        let file = segments.get(&last.number).map(|segment| segment.file.clone());
         let file = file.ok_or_else(|| corrupt(&name, 0, "the segment is missing"))?;
-        tail.extend_from_slice(&[0; BATCH_HEADER_BYTES]);
-        file.write_at(&tail, ending.last_batch).map_err(OpenError::io("write", &name))?;
+        last.tail.extend_from_slice(&[0; TERMINATOR_BYTES]);
+        file.write_at(&last.tail, last.last_batch).map_err(OpenError::io("write", &name))?;
         file.sync_data().map_err(OpenError::io("sync", &name))?;
-        let torn = (!ending.clean).then(|| Torn { file: name.clone(), offset: ending.end });
+        let torn = (!last.clean).then(|| Torn { file: name.clone(), offset: last.end });
         if let Some(Torn { file, offset }) = &torn {
             tracing::warn!(file, offset, "a torn tail was cut off the log");
         }
         let recovery = Recovery {
             wal_id: self.wal_id,
             created: false,
-            segments: self.segments.len() as u64,
+            segments: segments.len() as u64,
             records: self.records,
             torn,
         };
+        let (mut current, mut end, mut fresh) = (last.number, last.end, last.batches == 1);
+        if last.version < segment::FORMAT_VERSION {
+            // An older version is not written on.
+            let binding = Binding { wal_id: self.wal_id, segment: current + 1 };
+            let header = SegmentHeader::new(binding, end);
+            let name = segment::segment_file(current + 1);
+            let spare = supply.take_at_once().map_err(OpenError::io("make", &name))?;
+            self.ledger.begin_numbers();
+            end = begin_segment(self.disk, &spare, header, &self.ledger)
+                .map_err(OpenError::io("begin", &name))?;
+            let bytes = spare.file.length().map_err(OpenError::io("measure", &name))?;
+            segments.insert(current + 1, SegmentFile { file: spare.file, bytes });
+            (current, fresh) = (current + 1, true);
+        }
         Ok(Recovered {
             wal_id: self.wal_id,
             ledger: self.ledger,
-            segments: self.segments,
+            segments,
             current,
-            end: ending.end,
-            fresh: ending.batches == 1,
+            end,
+            fresh,
             supply,
             recovery,
         })
     }
+}
+
+/// The batch of a step, or where the damage begins.
+fn whole(step: Step<'_>) -> Result<Batch<'_>, u64> {
+    match step {
+        Step::Gap(range) => Err(range.start as u64),
+        Step::Batch(batch) if batch.is_whole() => Ok(batch),
+        Step::Batch(batch) => {
+            let bad = batch.bad.iter().map(|(from, ..)| *from).chain(batch.gap);
+            Err(bad.min().unwrap_or(batch.start) as u64)
+        }
+    }
+}
+
+/// The first bytes of a segment.
+fn read_head(disk: &dyn Disk, name: &str) -> Result<Vec<u8>, OpenError> {
+    let file = open(disk, name)?;
+    let length = file.length().map_err(OpenError::io("measure", name))?;
+    let mut bytes = vec![0; (length as usize).min(SEGMENT_HEADER_BYTES)];
+    file.read_at(&mut bytes, 0).map_err(OpenError::io("read", name))?;
+    Ok(bytes)
 }
 
 fn open(disk: &dyn Disk, name: &str) -> Result<Arc<dyn File>, OpenError> {

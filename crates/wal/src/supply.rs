@@ -13,9 +13,10 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::batch::BatchBuilder;
 use crate::disk::{Disk, File};
 use crate::ledger::Ledger;
-use crate::segment::{self, BatchBuilder, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::segment::{self, SEGMENT_HEADER_BYTES, SegmentHeader};
 
 const FILL_BYTES: usize = 1 << 20;
 /// A sync of more at once would hold up the syncs of the log.
@@ -220,11 +221,12 @@ pub(crate) fn begin_segment(
     disk.sync_dir()?;
     let mut batch = BatchBuilder::new(header.binding, SEGMENT_HEADER_BYTES as u64, Vec::new());
     for record in ledger.checkpoint() {
-        batch.put(&record);
+        let number = record.stream().map_or(0, |stream| ledger.number(stream));
+        batch.put(&record, number);
     }
-    let end = batch.end();
+    let (batch, end) = batch.seal(0, Some(ledger));
     let mut bytes = header.encode();
-    bytes.extend_from_slice(&batch.seal(0));
+    bytes.extend_from_slice(&batch);
     spare.file.write_at(&bytes, 0)?;
     spare.file.sync_data()?;
     Ok(end)

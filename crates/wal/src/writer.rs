@@ -22,10 +22,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::batch::BatchBuilder;
 use crate::ledger::{Broken, Ledger, Location};
 use crate::record::{Binding, Record};
 use crate::recover::{Recovered, SegmentFile};
-use crate::segment::{self, BATCH_HEADER_BYTES, BatchBuilder, SegmentHeader};
+use crate::segment::{self, SegmentHeader};
 use crate::shared::{Figures, Op, Queued, Report, RoomCall, Shared};
 use crate::supply::begin_segment;
 use crate::{Completion, Error, StreamId, read};
@@ -36,6 +37,9 @@ const BUFFER_KEPT_BYTES: usize = 4 << 20;
 const MOVED_BYTES_PER_ROUND: u64 = 1 << 20;
 /// Over the log's life, entries are moved for at most this many bytes per byte written.
 const MOVED_PER_WRITTEN: u64 = 4;
+/// How often in a segment a batch names all streams: damage before it is then known to have cost
+/// a stream records or not. Each time takes some 5 bytes a stream.
+const ROLL_CALLS_PER_SEGMENT: u64 = 16;
 /// Files may hold twice what is live and this many segments before entries are moved. The
 /// segment begun meanwhile and the spare make it three.
 const SEGMENTS_SPARED: u64 = 1;
@@ -55,6 +59,8 @@ pub(crate) struct Writer {
     /// The current segment holds nothing but its checkpoint.
     fresh: bool,
     batch: BatchBuilder,
+    /// Where the last batch that named all streams begins.
+    roll_called: u64,
     moving: Moving,
     /// How many more bytes may be moved.
     moves_allowed: u64,
@@ -94,7 +100,19 @@ impl Writer {
         let batch = BatchBuilder::new(binding, end, Vec::new());
         let moves_allowed = segments.values().map(|segment| segment.bytes).sum();
         let (moving, unreadable) = (Moving::default(), None);
-        Self { shared, ledger, segments, current, fresh, batch, moving, moves_allowed, unreadable }
+        let roll_called = 0;
+        Self {
+            shared,
+            ledger,
+            segments,
+            current,
+            fresh,
+            batch,
+            roll_called,
+            moving,
+            moves_allowed,
+            unreadable,
+        }
     }
 
     /// The thread's life: rounds until the log is closed or fails.
@@ -161,7 +179,8 @@ impl Writer {
         if !fits && !alone {
             self.next_segment()?;
         }
-        let at = Location::of(self.current, self.batch.put(record));
+        let number = record.stream().map_or(0, |stream| self.ledger.number(stream));
+        let at = Location::of(self.current, self.batch.put(record, number));
         self.ledger.apply(record, at).map_err(|Broken(reason)| io::Error::other(reason))?;
         Ok(at)
     }
@@ -172,13 +191,21 @@ impl Writer {
             return Ok(());
         }
         metrics::histogram!("stemedb_wal_batch_records").record(f64::from(self.batch.records()));
-        self.write_batch()
+        let since = self.batch.start() - self.roll_called;
+        let due = since >= self.shared.options.segment_bytes / ROLL_CALLS_PER_SEGMENT;
+        self.write_batch(due)
     }
 
-    fn write_batch(&mut self) -> io::Result<()> {
-        let (start, end) = (self.batch.start(), self.batch.end());
-        let next = BatchBuilder::new(self.batch.binding(), end, Vec::new());
-        let bytes = std::mem::replace(&mut self.batch, next).seal(start);
+    /// Writes and syncs the batch. With `roll_call` it names all streams, if there is room.
+    fn write_batch(&mut self, roll_call: bool) -> io::Result<()> {
+        let (start, binding) = (self.batch.start(), self.batch.binding());
+        let fits = self.batch.end_with_roll_call(&self.ledger) <= self.shared.options.segment_bytes;
+        let roll_call = (roll_call && fits).then_some(&self.ledger);
+        if roll_call.is_some() {
+            self.roll_called = start;
+        }
+        let next = BatchBuilder::new(binding, start, Vec::new());
+        let (bytes, end) = std::mem::replace(&mut self.batch, next).seal(start, roll_call);
         let name = || segment::segment_file(self.current);
         let Some(segment) = self.segments.get_mut(&self.current) else {
             return Err(io::Error::other("the current segment is not open"));
@@ -190,9 +217,8 @@ impl Writer {
         metrics::counter!("stemedb_wal_bytes_total").increment(bytes.len() as u64);
         segment.bytes = segment.bytes.max(start + bytes.len() as u64);
         self.fresh = false;
-        if bytes.capacity() <= BUFFER_KEPT_BYTES {
-            self.batch = BatchBuilder::new(self.batch.binding(), end, bytes);
-        }
+        let buffer = if bytes.capacity() <= BUFFER_KEPT_BYTES { bytes } else { Vec::new() };
+        self.batch = BatchBuilder::new(binding, end, buffer);
         Ok(())
     }
 
@@ -202,14 +228,14 @@ impl Writer {
         let number = self.current + 1;
         let name = segment::segment_file(number);
         let binding = Binding { wal_id: self.shared.wal_id, segment: number };
-        let header = SegmentHeader { binding, previous_end: self.batch.start() };
+        let header = SegmentHeader::new(binding, self.batch.start());
         let spare = self.shared.supply.take().map_err(|error| tell("make", &name, &error))?;
         let end = begin_segment(self.shared.disk.as_ref(), &spare, header, &self.ledger)
             .map_err(|error| tell("begin", &name, &error))?;
         let bytes = spare.file.length().map_err(|error| tell("measure", &name, &error))?;
         self.shared.state().files.insert(number, spare.file.clone());
         self.segments.insert(number, SegmentFile { file: spare.file, bytes });
-        (self.current, self.fresh) = (number, true);
+        (self.current, self.fresh, self.roll_called) = (number, true, end);
         self.batch = BatchBuilder::new(binding, end, Vec::new());
         metrics::gauge!("stemedb_wal_segments").set(self.segments.len() as f64);
         Ok(())
@@ -292,13 +318,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes an empty batch, whose only use is to prove that the last one was synced.
+    /// Writes an empty batch, to prove that the last one was synced and to name all streams.
     fn close(&mut self) -> io::Result<()> {
-        let end = self.batch.end() + BATCH_HEADER_BYTES as u64;
-        if end > self.shared.options.segment_bytes {
+        if self.batch.end_max() > self.shared.options.segment_bytes {
             return Ok(());
         }
-        self.write_batch()
+        self.write_batch(true)
     }
 }
 

@@ -122,7 +122,9 @@ fn no_bit_of_a_closed_log_flips_unseen_with_any_effect() {
             }
         }
     }
-    assert_eq!(refused.len(), disk.list().unwrap().len(), "each file was checked");
+    let spare = |name: &String| name.ends_with(".spare");
+    let files: BTreeSet<_> = disk.list().unwrap().into_iter().filter(|f| !spare(f)).collect();
+    assert_eq!(refused, files, "each file was checked");
 }
 
 #[test]
@@ -141,7 +143,8 @@ fn a_segment_cut_short_or_taken_away_is_refused() {
         less.remove(name).unwrap();
         try_open(&less).map(|_| ())
     };
-    assert!(matches!(without(&names[0]), Err(OpenError::Missing { stream: A, index: 1 })));
+    let gone = without(&names[0]);
+    assert!(matches!(gone, Err(OpenError::Missing { stream: A, .. })), "{gone:?}");
     assert!(matches!(without(&names[1]), Err(OpenError::Corrupt { .. })));
     assert!(matches!(without("identity"), Err(OpenError::Corrupt { .. })));
 }
