@@ -16,7 +16,7 @@ use bytes::Bytes;
 use stemedb_types::GroupId;
 
 use crate::rows::{Range, Scope, generation_row};
-use crate::store::{Rows, Store, Visit};
+use crate::store::{Pace, Rows, Store, Visit};
 use crate::{Error, Row};
 
 /// One group's rows, of one generation. Cheap to clone; clones made before a snapshot was
@@ -61,20 +61,29 @@ impl Group {
     /// Opens a group's part, empty if it was never written. Sweeps what a snapshot that was never
     /// installed, or one that was, left in other generations.
     pub fn open(store: Arc<dyn Store>, group: GroupId) -> Result<Self, Error> {
+        Self::open_and_tell(store, group).map(|(group, _)| group)
+    }
+
+    /// [`Group::open`], and how many ranges of rows it swept.
+    pub(crate) fn open_and_tell(
+        store: Arc<dyn Store>,
+        group: GroupId,
+    ) -> Result<(Self, usize), Error> {
         let number = match store.get(&generation_row(group))? {
             None => 0,
             Some(bytes) => decode_generation(&bytes)?,
         };
         let scope = Scope { group, generation: number };
+        let mut swept = 0;
         for others in scope.other_generations() {
-            sweep(store.as_ref(), &others)?;
+            swept += usize::from(sweep(store.as_ref(), &others)?);
         }
         let generation = Arc::new(Generation::living(store.clone(), scope));
         let shared = Shared {
             next: AtomicU32::new(number.wrapping_add(1)),
             living: Mutex::new(generation.clone()),
         };
-        Ok(Self { store, scope, generation, shared: Arc::new(shared) })
+        Ok((Self { store, scope, generation, shared: Arc::new(shared) }, swept))
     }
 
     /// Which group this is.
@@ -110,6 +119,12 @@ impl Group {
     /// The mark of the newest batch that a crash can't take back.
     pub fn durable_applied(&self) -> Result<Option<Bytes>, Error> {
         self.store.durable(&self.scope.applied())
+    }
+
+    /// Reads everything of the group's that is on disk, from the disk, and checks it:
+    /// [`Store::scrub`].
+    pub fn scrub(&self, pace: Pace<'_>) -> Result<u64, Error> {
+        self.store.scrub(&self.scope.all(), pace)
     }
 
     /// The store behind the group.
@@ -163,22 +178,22 @@ impl Drop for Generation {
     }
 }
 
-/// Drops every row of a range, if there is one.
-fn sweep(store: &dyn Store, range: &Range) -> Result<(), Error> {
+/// Drops every row of a range; whether there was one.
+fn sweep(store: &dyn Store, range: &Range) -> Result<bool, Error> {
     let mut found = false;
     store.scan(range, false, &mut |_, _| {
         found = true;
         ControlFlow::Break(())
     })?;
-    if !found {
-        return Ok(());
+    if found {
+        let mut rows = Rows::new();
+        rows.delete_range(range.clone());
+        store.write(rows)?;
     }
-    let mut rows = Rows::new();
-    rows.delete_range(range.clone());
-    store.write(rows)
+    Ok(found)
 }
 
-fn decode_generation(bytes: &[u8]) -> Result<u32, Error> {
+pub(crate) fn decode_generation(bytes: &[u8]) -> Result<u32, Error> {
     let bytes = bytes.try_into().map_err(|_| Error::Corrupt {
         what: "a generation pointer",
         cause: format!("{} bytes long, not 4", bytes.len()),

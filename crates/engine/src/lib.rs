@@ -10,7 +10,13 @@
 //! | file | idea |
 //! |---|---|
 //! | `store` | the trait: ordered rows, atomic batches, what is durable |
-//! | `rocks` | the trait over RocksDB |
+//! | `rocks` | the trait over RocksDB, which can be closed and opened again under it |
+//! | `options` | how RocksDB is set up: budgets, checksums, filters |
+//! | `bloom` | which part of a row's name its filter knows |
+//! | `sst` | RocksDB's table files, read block by block without RocksDB |
+//! | `scrub` | the files of an open store, checked as they stand on disk |
+//! | `check` | a store that nobody has open: every fault in it, and what can be mended |
+//! | `format`, `lock` | which format a directory has and the steps to this one; who has it |
 //! | `rows` | how a row's name becomes bytes that sort right |
 //! | `group` | one group's part of the store: its marks, its generation |
 //! | `shard` | machine changes → rows, and the machine's view of them (`keys`, `claims`, `values`) |
@@ -22,22 +28,32 @@
 //! half-installed one never becomes visible and is swept at the next start. The
 //! old rows go with the last handle that reads them.
 //!
-//! Left out here: compaction of old versions, scrubbing, checksummed repair,
-//! rate limits (the storage part brings them).
+//! Left out here: mending a damaged table file. One node has no second copy of its rows: the group is
+//! given up and comes back from a peer.
 
+mod bloom;
+pub mod check;
+mod format;
 mod group;
+mod lock;
 mod meta;
+mod options;
 mod rocks;
+#[cfg(test)]
+mod rocks_tests;
 mod rows;
+mod scrub;
 mod shard;
+mod sst;
 mod store;
 mod transfer;
 
 pub use group::{Batch, Group};
-pub use rocks::{Budget, RocksStore};
+pub use options::Budget;
+pub use rocks::RocksStore;
 pub use rows::{Range, Row};
 pub use shard::Run;
-pub use store::{Intake, RowRef, Rows, Seeker, Store, Visit};
+pub use store::{Health, Intake, Pace, RowRef, Rows, Seeker, Store, Visit};
 pub use transfer::{Import, export};
 
 use stemedb_types::GroupId;
@@ -90,6 +106,11 @@ pub enum Error {
         /// Why not.
         cause: String,
     },
+}
+
+/// The disk or RocksDB failed, while something was done.
+pub(crate) fn io(verb: &'static str, cause: impl ToString) -> Error {
+    Error::Io { verb, cause: cause.to_string() }
 }
 
 impl From<Error> for stemedb_machine::Error {

@@ -46,3 +46,13 @@ fn whole(value: &[u8]) -> Result<MetaRecord, DecodeError> {
     from.finish()?;
     Ok(record)
 }
+
+/// Whether a row of the meta group is whole: `name` is what stands behind its kind.
+pub(crate) fn check(name: &[u8], value: &[u8]) -> Result<(), String> {
+    let record = whole(value).map_err(|cause| format!("a meta record: {cause}"))?;
+    if record.name().0 == name {
+        Ok(())
+    } else {
+        Err("a meta record stands under the name of another".to_owned())
+    }
+}

@@ -1,65 +1,78 @@
 //! The store over RocksDB.
 //!
-//! One column family, no log, LZ4. Reads verify block checksums (RocksDB's
-//! default, left on). What is durable is asked of RocksDB itself: with its log off, a
-//! read of the persisted tier skips the memtables and so shows what a
-//! crash would leave. The directory holds `rocks/`, which is RocksDB's,
+//! One column family, no log, LZ4; how it is set up is `options`' matter. What is durable is asked of
+//! RocksDB itself: with its log off, a read of the persisted tier skips the memtables and so shows
+//! what a crash would leave. The directory holds `rocks/`, which is RocksDB's,
 //! `staging/`, where snapshots are put together and which is emptied at start, and
-//! `FORMAT`, one line: a build that does not know it touches nothing.
+//! `FORMAT`, one line: a build that does not know it touches nothing. The directory itself is locked
+//! (`lock`) before anything in it is looked at, and RocksDB locks its own folder behind that.
+//!
+//! RocksDB can be closed and opened again under a store that lives on ([`Store::reopen`]): everything
+//! that reads or writes takes a share of the open one, and the close waits for the last share to
+//! be given back. Meanwhile, and after a reopening that failed, everything answers an error.
 
+use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind,
-    IngestExternalFileOptions, Options, ReadOptions, ReadTier, SstFileWriter, WriteBatch,
-    WriteOptions,
+    DB, DBRawIterator, ErrorKind, IngestExternalFileOptions, Options, ReadOptions, ReadTier,
+    SstFileWriter, WriteBatch, WriteOptions,
 };
 
-use crate::Error;
+use crate::lock::Lock;
+use crate::options::{self, Budget};
 use crate::rows::{Range, Row};
-use crate::store::{Intake, RowRef, Rows, Seeker, Store, Visit};
+use crate::store::{Health, Intake, Pace, RowRef, Rows, Seeker, Store, Visit};
+use crate::{Error, format, io, scrub};
 
-/// Memory the store may use, per node.
-#[derive(Clone, Copy, Debug)]
-pub struct Budget {
-    /// Blocks read from disk, kept.
-    pub block_cache_bytes: usize,
-    /// One memtable; up to three are held.
-    pub write_buffer_bytes: usize,
-}
+/// RocksDB's folder in a store's.
+pub(crate) const ROCKS: &str = "rocks";
+/// Where snapshots are put together.
+pub(crate) const STAGING: &str = "staging";
 
-impl Default for Budget {
-    fn default() -> Self {
-        Self { block_cache_bytes: 64 << 20, write_buffer_bytes: 32 << 20 }
-    }
-}
-
-/// RocksDB's own diary is begun anew at this size.
-const INFO_LOG_BYTES_MAX: usize = 4 << 20;
+/// So long a reopening waits for those who still read.
+const READERS_LEAVE_MAX: Duration = Duration::from_secs(10);
 
 /// RocksDB as the store of a node.
 pub struct RocksStore {
-    db: Arc<DB>,
-    options: Options,
-    staging: PathBuf,
+    /// `None` while it is opened again, and when that has failed.
+    open: ArcSwapOption<Open>,
+    /// Held while RocksDB is closed and opened.
+    reopening: Mutex<Reopening>,
+    dir: PathBuf,
+    budget: Budget,
     staged: AtomicU64,
     write_options: WriteOptions,
+    /// Last: nobody gets in before RocksDB is closed.
+    _lock: Lock,
 }
 
-/// What `FORMAT` holds: the version of how rows are named and laid out.
-const FORMAT: &str = "stemedb-store 1";
+/// What a reopening needs to know of the time before it.
+struct Reopening {
+    /// Ends when the open RocksDB has been closed.
+    closed: Receiver<Infallible>,
+    /// Why there is none open.
+    failed: Option<String>,
+}
 
-fn io(verb: &'static str, cause: impl ToString) -> Error {
-    Error::Io { verb, cause: cause.to_string() }
+/// An open RocksDB, closed when the last share of it is given back.
+pub(crate) struct Open {
+    pub(crate) db: DB,
+    /// What it was opened with: files made for it have its filters and compression.
+    pub(crate) options: Options,
+    /// Gone when `db` is, and so tells of it.
+    _closed: Sender<Infallible>,
 }
 
 /// What RocksDB says of a read: that its bytes are damaged, or that it could not.
-fn unread(what: &'static str, cause: rocksdb::Error) -> Error {
+pub(crate) fn unread(what: &'static str, cause: rocksdb::Error) -> Error {
     match cause.kind() {
         ErrorKind::Corruption => Error::Corrupt { what, cause: cause.into_string() },
         _ => io("read", cause.into_string()),
@@ -67,23 +80,16 @@ fn unread(what: &'static str, cause: rocksdb::Error) -> Error {
 }
 
 impl RocksStore {
-    /// Opens the store in `dir`, making it if it is not there.
+    /// Opens the store in `dir`, making it if it is not there, and brings an older format up.
     ///
     /// Fails with [`Error::InUse`] if another process has it open, and with [`Error::Format`] if a
     /// newer build wrote it; nothing was changed then.
     pub fn open(dir: &Path, budget: Budget) -> Result<Self, Error> {
-        let staging = dir.join("staging");
+        let staging = dir.join(STAGING);
         fs::create_dir_all(dir).map_err(|cause| io("open", cause))?;
-        check_format(dir)?;
-        let options = options(budget);
-        let db = DB::open(&options, dir.join("rocks")).map_err(|cause| {
-            let text = cause.to_string();
-            if text.contains("While lock file") || text.contains("lock hold by current process") {
-                Error::InUse { dir: dir.display().to_string() }
-            } else {
-                io("open", text)
-            }
-        })?;
+        let lock = Lock::take(dir)?;
+        format::bring_up(dir)?;
+        let (open, closed) = Open::begin(dir, budget)?;
         // Only behind RocksDB's lock: nobody else's staging is emptied.
         if staging.exists() {
             fs::remove_dir_all(&staging).map_err(|cause| io("clean", cause))?;
@@ -92,61 +98,98 @@ impl RocksStore {
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
         write_options.set_memtable_insert_hint_per_batch(true);
-        Ok(Self { db: Arc::new(db), options, staging, staged: AtomicU64::new(0), write_options })
+        Ok(Self {
+            open: ArcSwapOption::from_pointee(open),
+            reopening: Mutex::new(Reopening { closed, failed: None }),
+            dir: dir.to_owned(),
+            budget,
+            staged: AtomicU64::new(0),
+            write_options,
+            _lock: lock,
+        })
+    }
+
+    /// A share of the open RocksDB.
+    pub(crate) fn share(&self, verb: &'static str) -> Result<Arc<Open>, Error> {
+        self.open.load_full().ok_or_else(|| io(verb, "it is closed, to be opened again"))
+    }
+
+    /// Waits until the RocksDB that was open is closed; on an error it is open as before.
+    fn close(&self, closed: &Receiver<Infallible>, wait: Duration) -> Result<(), Error> {
+        let Some(open) = self.open.swap(None) else { return Ok(()) };
+        let still = Arc::downgrade(&open);
+        drop(open);
+        if closed.recv_timeout(wait) == Err(RecvTimeoutError::Timeout)
+            && let Some(open) = still.upgrade()
+        {
+            self.open.store(Some(open));
+            return Err(io("reopen", format!("it is still being read after {wait:?}")));
+        }
+        Ok(())
+    }
+
+    /// [`Store::reopen`], waiting so long for readers.
+    pub(crate) fn reopen_within(&self, wait: Duration) -> Result<(), Error> {
+        let mut reopening = self.reopening.lock().unwrap_or_else(PoisonError::into_inner);
+        self.close(&reopening.closed, wait)?;
+        match Open::begin(&self.dir, self.budget) {
+            Ok((open, closed)) => {
+                *reopening = Reopening { closed, failed: None };
+                self.open.store(Some(Arc::new(open)));
+                Ok(())
+            }
+            Err(error) => {
+                reopening.failed = Some(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether nothing waits for it to be closed.
+    #[cfg(test)]
+    pub(crate) fn open_now(&self) -> bool {
+        self.open.load().is_some()
     }
 }
 
-/// Refuses a directory of a newer build before anything in it is touched; marks a new one.
-fn check_format(dir: &Path) -> Result<(), Error> {
-    let path = dir.join("FORMAT");
-    let found = match fs::read_to_string(&path) {
-        Ok(found) => found,
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return mark_format(dir),
-        Err(cause) => return Err(io("open", cause)),
-    };
-    if found.trim_end() == FORMAT {
-        return Ok(());
+impl Open {
+    /// Opens RocksDB in a store's directory. What is returned beside it ends when it is closed.
+    fn begin(dir: &Path, budget: Budget) -> Result<(Self, Receiver<Infallible>), Error> {
+        let options = options::options(budget);
+        let db = DB::open(&options, dir.join(ROCKS)).map_err(|cause| {
+            let text = cause.to_string();
+            if text.contains("While lock file") || text.contains("lock hold by current process") {
+                Error::InUse { dir: dir.display().to_string() }
+            } else {
+                unread("its files", cause)
+            }
+        })?;
+        let (tells, closed) = channel();
+        Ok((Self { db, options, _closed: tells }, closed))
     }
-    let found = found.trim_end().chars().take(80).collect();
-    Err(Error::Format { dir: dir.display().to_string(), found, known: FORMAT })
+
+    /// What a write would meet: RocksDB's sticky error, if it has one. Changes nothing.
+    fn stopped(&self) -> Option<String> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        // A store that is behind with compaction is slow, not ill.
+        options.set_no_slowdown(true);
+        match self.db.write_opt(WriteBatch::default(), &options) {
+            Ok(()) => None,
+            Err(cause) if cause.kind() == ErrorKind::Incomplete => None,
+            Err(cause) => Some(cause.into_string()),
+        }
+    }
 }
 
-/// Writes `FORMAT` so that a crash leaves all of it or none.
-fn mark_format(dir: &Path) -> Result<(), Error> {
-    let open = |cause: std::io::Error| io("open", cause);
-    let new = dir.join("FORMAT.new");
-    fs::write(&new, format!("{FORMAT}\n")).map_err(open)?;
-    fs::File::open(&new).and_then(|file| file.sync_all()).map_err(open)?;
-    fs::rename(&new, dir.join("FORMAT")).map_err(open)?;
-    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(open)
-}
-
-fn options(budget: Budget) -> Options {
-    let mut table = BlockBasedOptions::default();
-    table.set_block_cache(&Cache::new_lru_cache(budget.block_cache_bytes));
-    table.set_bloom_filter(10.0, false);
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    let mut options = Options::default();
-    options.create_if_missing(true);
-    options.set_block_based_table_factory(&table);
-    options.set_write_buffer_size(budget.write_buffer_bytes);
-    options.set_max_write_buffer_number(3);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options.set_level_compaction_dynamic_level_bytes(true);
-    options.set_max_background_jobs(2);
-    options.set_bytes_per_sync(1 << 20);
-    options.set_keep_log_file_num(2);
-    options.set_max_log_file_size(INFO_LOG_BYTES_MAX);
-    options.set_stats_dump_period_sec(0);
-    options
-}
-
-fn read_options(range: &Range) -> ReadOptions {
-    let mut options = ReadOptions::default();
-    options.set_iterate_lower_bound(range.start.clone());
-    options.set_iterate_upper_bound(range.end.clone());
-    options
+/// What an error says of the store's health.
+fn classify(cause: String) -> Health {
+    let full = ["No space left on device", "Max allowed space was reached", "Disk quota exceeded"];
+    if full.iter().any(|text| cause.contains(text)) {
+        Health::Full(cause)
+    } else {
+        Health::Broken(cause)
+    }
 }
 
 fn walk(mut rows: DBRawIterator<'_>, reverse: bool, visit: Visit<'_>) -> Result<(), Error> {
@@ -169,23 +212,43 @@ fn walk(mut rows: DBRawIterator<'_>, reverse: bool, visit: Visit<'_>) -> Result<
     rows.status().map_err(|cause| unread("a range", cause))
 }
 
-/// One iterator, moved about: what it sees was frozen when it was made.
-struct RocksSeeker<'s>(DBRawIterator<'s>);
+type Iterating<'d> = DBRawIterator<'d>;
 
-impl Seeker for RocksSeeker<'_> {
+self_cell::self_cell!(
+    /// One iterator, moved about, and its share of what it reads: what it sees was frozen when it
+    /// was made.
+    struct RocksSeeker {
+        owner: Arc<Open>,
+        #[not_covariant]
+        dependent: Iterating,
+    }
+);
+
+impl Seeker for RocksSeeker {
     fn seek(&mut self, name: &[u8]) -> Result<Option<RowRef<'_>>, Error> {
-        self.0.seek(name);
-        if !self.0.valid() {
-            // The end of the range, or a block that does not check.
-            self.0.status().map_err(|cause| unread("a row", cause))?;
-        }
-        Ok(self.0.item())
+        self.with_dependent_mut(|_, rows| {
+            rows.seek(name);
+            if !rows.valid() {
+                // The end of the range, or a block that does not check.
+                rows.status().map_err(|cause| unread("a row", cause))?;
+            }
+            Ok(rows.item())
+        })
+    }
+}
+
+/// In place of a seeker of a store that is closed.
+struct NoSeeker;
+
+impl Seeker for NoSeeker {
+    fn seek(&mut self, _name: &[u8]) -> Result<Option<RowRef<'_>>, Error> {
+        Err(io("read", "it is closed, to be opened again"))
     }
 }
 
 impl Store for RocksStore {
     fn get(&self, row: &Row) -> Result<Option<Bytes>, Error> {
-        let value = self.db.get(&row.0).map_err(|cause| unread("a row", cause))?;
+        let value = self.share("read")?.db.get(&row.0).map_err(|cause| unread("a row", cause))?;
         Ok(value.map(Bytes::from))
     }
 
@@ -193,18 +256,24 @@ impl Store for RocksStore {
         if range.is_empty() {
             return Ok(());
         }
-        walk(self.db.raw_iterator_opt(read_options(range)), reverse, visit)
+        let how =
+            if reverse { options::walk_options(range) } else { options::look_up_options(range) };
+        let open = self.share("read")?;
+        walk(open.db.raw_iterator_opt(how), reverse, visit)
     }
 
     fn scan_frozen(&self, range: &Range, visit: Visit<'_>) -> Result<(), Error> {
         // An iterator is a frozen view already; it must not fill the cache on its way.
-        let mut options = read_options(range);
-        options.fill_cache(false);
-        walk(self.db.raw_iterator_opt(options), false, visit)
+        let mut how = options::walk_options(range);
+        how.fill_cache(false);
+        let open = self.share("read")?;
+        walk(open.db.raw_iterator_opt(how), false, visit)
     }
 
     fn seeker(&self, range: &Range) -> Box<dyn Seeker + '_> {
-        Box::new(RocksSeeker(self.db.raw_iterator_opt(read_options(range))))
+        let Ok(open) = self.share("read") else { return Box::new(NoSeeker) };
+        let how = options::seeker_options(range);
+        Box::new(RocksSeeker::new(open, |open| open.db.raw_iterator_opt(how)))
     }
 
     fn write(&self, rows: Rows) -> Result<(), Error> {
@@ -218,40 +287,61 @@ impl Store for RocksStore {
         for (row, value) in &rows.puts {
             batch.put(&row.0, value);
         }
-        self.db.write_opt(batch, &self.write_options).map_err(|cause| io("write", cause))
+        let written = self.share("write")?.db.write_opt(batch, &self.write_options);
+        written.map_err(|cause| io("write", cause))
     }
 
     fn durable(&self, row: &Row) -> Result<Option<Bytes>, Error> {
-        let mut options = ReadOptions::default();
-        options.set_read_tier(ReadTier::Persisted);
-        let value = self.db.get_opt(&row.0, &options).map_err(|cause| unread("a row", cause))?;
-        Ok(value.map(Bytes::from))
+        let mut how = ReadOptions::default();
+        how.set_read_tier(ReadTier::Persisted);
+        let value = self.share("read")?.db.get_opt(&row.0, &how);
+        Ok(value.map_err(|cause| unread("a row", cause))?.map(Bytes::from))
     }
 
     fn flush(&self) -> Result<(), Error> {
         let begun = Instant::now();
-        self.db.flush().map_err(|cause| io("flush", cause))?;
+        self.share("flush")?.db.flush().map_err(|cause| io("flush", cause))?;
         metrics::histogram!("stemedb_storage_flush_seconds").record(begun.elapsed());
         Ok(())
     }
 
     fn intake(&self) -> Result<Box<dyn Intake>, Error> {
+        let open = self.share("stage")?;
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
-        let dir = self.staging.join(format!("{number:08}"));
+        let dir = self.dir.join(STAGING).join(format!("{number:08}"));
         fs::create_dir(&dir).map_err(|cause| io("stage", cause))?;
-        Ok(Box::new(StagedRows {
-            db: self.db.clone(),
-            options: self.options.clone(),
-            dir,
-            files: Vec::new(),
-            rows: Vec::new(),
-            bytes: 0,
-        }))
+        Ok(Box::new(StagedRows { open, dir, files: Vec::new(), rows: Vec::new(), bytes: 0 }))
     }
 
     fn disk_bytes(&self) -> u64 {
-        let live = self.db.property_int_value("rocksdb.total-sst-files-size");
+        let Ok(open) = self.share("measure") else { return 0 };
+        let live = open.db.property_int_value("rocksdb.total-sst-files-size");
         live.ok().flatten().unwrap_or(0)
+    }
+
+    fn free_bytes(&self) -> Result<u64, Error> {
+        let volume = rustix::fs::statvfs(&self.dir).map_err(|cause| io("measure", cause))?;
+        Ok(volume.f_bavail.saturating_mul(volume.f_frsize))
+    }
+
+    fn health(&self) -> Health {
+        match self.open.load_full() {
+            Some(open) => open.stopped().map_or(Health::Well, classify),
+            None => {
+                let Ok(reopening) = self.reopening.try_lock() else {
+                    return Health::Broken("it is being opened again".to_owned());
+                };
+                reopening.failed.clone().map_or(Health::Well, classify)
+            }
+        }
+    }
+
+    fn reopen(&self) -> Result<(), Error> {
+        self.reopen_within(READERS_LEAVE_MAX)
+    }
+
+    fn scrub(&self, range: &Range, pace: Pace<'_>) -> Result<u64, Error> {
+        scrub::scrub(self.share("scrub")?.as_ref(), range, pace)
     }
 }
 
@@ -260,9 +350,7 @@ const STAGED_FILE_BYTES: usize = 32 << 20;
 
 /// Sorted rows on their way in: those held, and the SST files of those before.
 struct StagedRows {
-    db: Arc<DB>,
-    /// The store's own, so that the files have its filters and compression.
-    options: Options,
+    open: Arc<Open>,
     dir: PathBuf,
     files: Vec<PathBuf>,
     rows: Vec<(Vec<u8>, Vec<u8>)>,
@@ -275,7 +363,7 @@ impl StagedRows {
             return Ok(());
         }
         let path = self.dir.join(format!("{:08}.sst", self.files.len()));
-        let mut writer = SstFileWriter::create(&self.options);
+        let mut writer = SstFileWriter::create(&self.open.options);
         writer.open(&path).map_err(|cause| io("stage", cause))?;
         for (row, value) in self.rows.drain(..) {
             writer.put(row, value).map_err(|cause| io("stage", cause))?;
@@ -301,7 +389,8 @@ impl Intake for StagedRows {
         }
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
-        self.db
+        self.open
+            .db
             .ingest_external_file_opts(&options, self.files.clone())
             .map_err(|cause| io("ingest into", cause))
     }

@@ -60,7 +60,7 @@ impl Range {
 pub(crate) const SCOPE_BYTES: usize = 8;
 
 /// Pseudo group for rows of the node itself: above every real group.
-const NODE_SCOPE: u32 = u32::MAX;
+pub(crate) const NODE_SCOPE: u32 = u32::MAX;
 
 /// What kind of row it is; the order is the order on disk.
 #[derive(Clone, Copy)]

@@ -78,14 +78,54 @@ pub trait Store: Send + Sync + 'static {
 
     /// How many bytes the store holds on disk.
     fn disk_bytes(&self) -> u64;
+
+    /// How many bytes the volume it stands on has left.
+    fn free_bytes(&self) -> Result<u64, Error>;
+
+    /// Whether it still takes writes, and if not, why. Cheap; changes nothing.
+    fn health(&self) -> Health;
+
+    /// Closes the store and opens it again in place, which is the way out of an error that sticks.
+    /// What was not flushed may be gone: every [`crate::Group`] on it is to be opened anew, and
+    /// what the log has behind its durable mark applied again. Intakes under way must be dropped
+    /// before; reads that began before are waited for, up to 10 s.
+    ///
+    /// On an error the store is as it was, or closed: then [`Store::health`] says why, everything
+    /// else fails, and this may be tried again.
+    fn reopen(&self) -> Result<(), Error>;
+
+    /// Reads everything of a range that is on disk, from the disk, and checks it. `pace` is told
+    /// the bytes as they are read; it may wait, or break the walk off. Returns how many bytes were
+    /// read.
+    ///
+    /// [`Error::Corrupt`] names the first file and place that is damaged. Bytes of other ranges that
+    /// share a file's index and filter are read with it.
+    fn scrub(&self, range: &Range, pace: Pace<'_>) -> Result<u64, Error>;
+}
+
+/// Told how many bytes were read; may wait before it returns; says whether the walk goes on.
+pub type Pace<'p> = &'p mut dyn FnMut(u64) -> ControlFlow<()>;
+
+/// Whether a store still takes writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It does.
+    Well,
+    /// It met the end of its volume. It reads, and goes on by itself within seconds once there is
+    /// room; [`Store::reopen`] is the way if it doesn't. Holds what the store said.
+    Full(String),
+    /// It failed, or met bytes that do not check, and will not take writes before
+    /// [`Store::reopen`]. Holds what the store said.
+    Broken(String),
 }
 
 /// A row's name and value, where they stand.
 pub type RowRef<'r> = (&'r [u8], &'r [u8]);
 
-/// Looks rows up by their order.
+/// Looks rows up by the part of their name that their file's filter knows (`bloom`).
 pub trait Seeker {
-    /// The first row of the range at or behind a name.
+    /// The first row of the range at or behind a name, if it shares the name's part: for versions of
+    /// a key, the key; for rows of a claim, the claim. What comes behind those may be passed over.
     fn seek(&mut self, name: &[u8]) -> Result<Option<RowRef<'_>>, Error>;
 }
 

@@ -21,7 +21,8 @@ fn open() -> std::io::Result<(TempDir, LogStore, Applier)> {
     // Small segments, so that the suite's purges really give segments back.
     let options = Options { segment_bytes: 64 << 10, ..Options::default() };
     let (wal, _) = Wal::open(&dir.path().join("wal"), options).map_err(std::io::Error::other)?;
-    let budget = Budget { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 20 };
+    let budget =
+        Budget { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 20, ..Budget::default() };
     let store: Arc<dyn Store> = Arc::new(RocksStore::open(&dir.path().join("db"), budget)?);
     let group = EngineGroup::open(store, GroupId(1))?;
     let applier = Applier::open(Applied::open(group)?)?;

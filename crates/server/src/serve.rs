@@ -185,6 +185,7 @@ async fn start_node(settings: &Settings) -> Result<Node, Failure> {
     options.expect = settings.bootstrap_expect.unwrap_or(1);
     options.shards = settings.shards;
     options.replication_factor = settings.replication_factor;
+    options.budget = settings.budget;
     options.auth = auth(settings);
     let secrets = [&settings.cluster_secret, &settings.cluster_secret_previous];
     options.secrets = secrets.into_iter().flatten().cloned().collect();

@@ -20,7 +20,8 @@ const VALUE_BYTES: usize = 2048;
 /// Snapshots every 50 entries, 10 of them kept; flushes and segments of 64 KiB or so.
 fn low(options: &mut NodeOptions) {
     options.groups = GroupOptions { snapshot_entries: 50, kept_entries: 10, ..options.groups };
-    options.budget = Budget { block_cache_bytes: 1 << 20, write_buffer_bytes: 64 << 10 };
+    options.budget =
+        Budget { block_cache_bytes: 1 << 20, write_buffer_bytes: 64 << 10, ..Budget::default() };
     options.segment_bytes = 256 << 10;
     options.live_log_bytes_max = 384 << 10;
     options.shards = 2;

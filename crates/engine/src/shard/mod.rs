@@ -6,11 +6,13 @@
 //! | `run` | the view for a run of entries: many look-ups, one iterator |
 //! | `claims` | statements with their attestations, and the indexes over them |
 //! | `values` | what the rows hold, as bytes |
+//! | `whole` | whether a row is one of ours, for the offline check |
 
 mod claims;
 mod keys;
 mod run;
 mod values;
+pub(crate) mod whole;
 
 use std::ops::ControlFlow;
 

@@ -11,7 +11,7 @@ use stemedb_types::GroupId;
 use tempfile::TempDir;
 
 pub(crate) fn budget() -> Budget {
-    Budget { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 20 }
+    Budget { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 20, ..Budget::default() }
 }
 
 pub(crate) fn open(dir: &Path) -> Arc<RocksStore> {

@@ -76,7 +76,8 @@ fn a_killed_store_holds_exactly_the_commands_that_its_mark_counts() {
 /// Writes until it is killed, and says how far it has come and what of that is durable.
 fn write_until_killed(dir: &std::path::Path) {
     // Small write buffers: RocksDB flushes by itself, in the middle of what is written.
-    let budget = Budget { block_cache_bytes: 1 << 20, write_buffer_bytes: 64 << 10 };
+    let budget =
+        Budget { block_cache_bytes: 1 << 20, write_buffer_bytes: 64 << 10, ..Budget::default() };
     let store = Arc::new(RocksStore::open(dir, budget).unwrap());
     let mut run = Run::new(Counted::over(Group::open(store, GroupId(1)).unwrap()));
     for n in 0.. {
@@ -113,12 +114,7 @@ fn a_killed_process_leaves_what_it_called_durable_and_a_whole_number_of_commands
             .stdout(process::Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(other.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let told = lines.filter_map(|line| {
-            let (written, durable) = line.strip_prefix("written ")?.split_once(" durable ")?;
-            Some((written.parse::<u64>().ok()?, durable.parse::<u64>().ok()?))
-        });
-        let mut told = told.skip_while(|(written, _)| *written < kill_after);
+        let mut told = told(&mut other).skip_while(|(written, _)| *written < kill_after);
         let (written, durable) = told.next().unwrap();
         other.kill().unwrap();
         other.wait().unwrap();
@@ -152,4 +148,84 @@ fn a_store_that_was_closed_opens_where_it_was() {
     assert!(store.disk_bytes() > 0);
     let again = Group::open(store, GroupId(1)).unwrap();
     assert_eq!(chunks(&again), before);
+}
+
+/// Stops a process at some instant, takes its directory as it stands (hard links of the tables,
+/// copies of the rest), and lets it go on: what a power cut then would leave, if the disk kept all that
+/// was written. In the end it is killed.
+#[test]
+fn the_directory_at_any_instant_holds_what_was_called_durable_and_the_data_of_its_mark() {
+    const WRITE: &str = "STEMEDB_TEST_WRITE_STORE";
+    const ROUNDS: usize = 12;
+    if let Some(dir) = std::env::var_os(WRITE) {
+        write_until_killed(dir.as_ref());
+    }
+    let dir = TempDir::new().unwrap();
+    let name = "crash::the_directory_at_any_instant_holds_what_was_called_durable_and_the_data_of_its_mark";
+    let mut other = process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(WRITE, dir.path())
+        .stdout(process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = rustix::process::Pid::from_child(&other);
+    let mut told = told(&mut other);
+    let fresh = TempDir::new().unwrap();
+    let mut wanted = Run::new(Counted::over(group(fresh.path(), 1)));
+    let mut marks = Vec::new();
+    for round in 0..ROUNDS as u64 {
+        let (_, durable) = told.find(|(written, _)| *written >= 30 * round + 7).unwrap();
+        stop(pid);
+        let left = TempDir::new().unwrap();
+        link(dir.path(), left.path());
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+        let stopped = group(left.path(), 1);
+        let found = commits(stopped.applied().unwrap()).unwrap_or(0);
+        assert!(durable <= found, "{durable} were durable, {found} are there");
+        (wanted.replica.commits..found).for_each(|n| drop(wanted.command(&nth(n))));
+        assert_eq!(chunks(&stopped), chunks(&wanted.replica.group), "round {round}");
+        marks.push(found);
+    }
+    other.kill().unwrap();
+    other.wait().unwrap();
+    // It was caught at different places, and behind flushes of RocksDB's own.
+    marks.dedup();
+    assert!(marks.len() > 2 && marks.is_sorted(), "{marks:?}");
+    let killed = group(dir.path(), 1);
+    let found = commits(killed.applied().unwrap()).unwrap();
+    assert!(found >= *marks.last().unwrap(), "{found} {marks:?}");
+    (wanted.replica.commits..found).for_each(|n| drop(wanted.command(&nth(n))));
+    assert_eq!(chunks(&killed), chunks(&wanted.replica.group));
+}
+
+/// What the writing process tells, as it tells it: (written, durable).
+fn told(other: &mut process::Child) -> impl Iterator<Item = (u64, u64)> + use<> {
+    let lines = BufReader::new(other.stdout.take().unwrap()).lines().map_while(Result::ok);
+    lines.filter_map(|line| {
+        let (written, durable) = line.strip_prefix("written ")?.split_once(" durable ")?;
+        Some((written.parse().ok()?, durable.parse().ok()?))
+    })
+}
+
+fn stop(pid: rustix::process::Pid) {
+    use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
+    kill_process(pid, Signal::STOP).unwrap();
+    let (_, status) = waitpid(Some(pid), WaitOptions::UNTRACED).unwrap().unwrap();
+    assert!(status.stopped(), "{status:?}");
+}
+
+/// A copy in which tables, which never change once written, are the same files.
+fn link(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            link(&path, &to);
+        } else if path.extension().is_some_and(|end| end == "sst") {
+            std::fs::hard_link(&path, to).unwrap();
+        } else {
+            std::fs::copy(&path, to).unwrap();
+        }
+    }
 }

@@ -77,6 +77,9 @@ fn a_store_of_format_1_reads_as_it_was_written() {
     let dir = TempDir::new().unwrap();
     copy(&testdata(), dir.path());
     let store = crate::common::open(dir.path());
+    // It was brought up to this build's format on the way.
+    let format = fs::read_to_string(dir.path().join("FORMAT")).unwrap();
+    assert_eq!(format, "stemedb-store 2\n");
     let meta = Group::open(store.clone(), GroupId::META).unwrap();
     assert_eq!(meta.applied().unwrap().as_deref(), Some(&b"meta mark"[..]));
     let state = meta.meta_state().unwrap();

@@ -3,10 +3,13 @@
 // The helpers of tests may unwrap like the tests themselves.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod check;
 mod common;
 mod crash;
 mod fixture;
+mod full;
 mod meta;
+mod scrub;
 mod snapshot;
 mod store;
 mod view;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use stemedb::JoinTarget;
+use stemedb::{Budget, JoinTarget};
 use stemedb_types::limits::CLUSTER_SECRET_BYTES_MIN;
 use zeroize::Zeroizing;
 
@@ -49,6 +49,8 @@ pub(crate) struct Settings {
     pub(crate) cluster_secret: Option<SecretBytes>,
     pub(crate) cluster_secret_previous: Option<SecretBytes>,
     pub(crate) insecure: bool,
+    /// What the store may use.
+    pub(crate) budget: Budget,
     pub(crate) log: String,
 }
 
@@ -108,6 +110,7 @@ pub(crate) fn check(effective: &Effective, machine: &impl Machine) -> Result<Set
         cluster_secret: from.cluster_secret("cluster-secret")?,
         cluster_secret_previous: from.cluster_secret("cluster-secret-previous")?,
         insecure: from.switch("insecure")?,
+        budget: from.budget()?,
         log: from.text("log")?.unwrap_or_default(),
     };
     from.switch("unsafe-skip-signatures").and_then(|skip| rules(&settings, skip))?;
@@ -195,6 +198,29 @@ impl<M: Machine> Reader<'_, M> {
             Ok(number) if (*least..=*most).contains(&number) => Ok(Some(number)),
             _ => Self::refuse(row, format!("{text:?} is not a number from {least} to {most}")),
         }
+    }
+
+    fn bytes(&self, flag: &str) -> Result<u64, Refused> {
+        let Some((row, text)) = self.given(flag) else { return Ok(0) };
+        let Setting { kind: Kind::Bytes(least, most), .. } = row.setting else {
+            return Self::refuse(row, "is no number of bytes");
+        };
+        match bytes(text) {
+            Some(number) if (*least..=*most).contains(&number) => Ok(number),
+            _ => Self::refuse(
+                row,
+                format!("{text:?} is not a number of bytes from {least} to {most} (64MiB, say)"),
+            ),
+        }
+    }
+
+    fn budget(&self) -> Result<Budget, Refused> {
+        let size = |flag| self.bytes(flag).map(|b| usize::try_from(b).unwrap_or(usize::MAX));
+        Ok(Budget {
+            block_cache_bytes: size("block-cache-bytes")?,
+            write_buffer_bytes: size("write-buffer-bytes")?,
+            compaction_bytes_per_second: self.bytes("compaction-bytes-per-second")?,
+        })
     }
 
     fn switch(&self, flag: &str) -> Result<bool, Refused> {
@@ -293,6 +319,14 @@ impl<M: Machine> Reader<'_, M> {
 
 /// One thread on two cores or fewer, where work stealing costs more than it gives (measured:
 /// `docs/adr/0005-one-thread.md`); half of the cores where there are more.
+/// A number of bytes, with its unit or without.
+fn bytes(text: &str) -> Option<u64> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+    let unit = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
+    let (number, shift) = unit.unwrap_or((text, 0));
+    number.trim_end().parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
 fn worker_threads_default() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     (cores / 2).max(1)

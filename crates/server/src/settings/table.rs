@@ -30,6 +30,8 @@ pub(crate) enum Kind {
     Peers,
     /// A whole number in a range.
     Number(u32, u32),
+    /// A number of bytes in a range: plain, or with `KiB`, `MiB` or `GiB` behind it.
+    Bytes(u64, u64),
     /// `true`, `false`, `1`, `0`.
     Switch,
     /// Never a flag, never shown.
@@ -126,6 +128,24 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Threads that run the node [default: 1 on two cores or fewer, else half of the cores]",
     ),
     setting(
+        "block-cache-bytes",
+        Kind::Bytes(1 << 20, 1 << 40),
+        Some("64MiB"),
+        "Memory for blocks of the store, with indexes and filters",
+    ),
+    setting(
+        "write-buffer-bytes",
+        Kind::Bytes(1 << 20, 1 << 32),
+        Some("32MiB"),
+        "Memory for writes the store has not flushed; up to three of these are held",
+    ),
+    setting(
+        "compaction-bytes-per-second",
+        Kind::Bytes(0, 1 << 40),
+        Some("128MiB"),
+        "What flushes and compactions may write in a second; 0: as fast as the disk",
+    ),
+    setting(
         "log",
         Kind::Text,
         Some("info"),
@@ -203,6 +223,7 @@ fn flag(setting: &'static Setting) -> Arg {
         Kind::Path => flag.value_name("PATH"),
         Kind::Peers => flag.value_name("HOST[:PORT],…"),
         Kind::Number(..) => flag.value_name("N"),
+        Kind::Bytes(..) => flag.value_name("BYTES"),
         Kind::Text | Kind::Secret => flag.value_name("TEXT"),
     }
 }

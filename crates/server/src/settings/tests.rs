@@ -262,6 +262,9 @@ fn config_show_masks_secrets_and_names_sources() {
             "insecure = false (default)",
             "unsafe-skip-signatures = false (default)",
             "worker-threads = - (default)",
+            "block-cache-bytes = 64MiB (default)",
+            "write-buffer-bytes = 32MiB (default)",
+            "compaction-bytes-per-second = 128MiB (default)",
             "log = warn (env STEMEDB_LOG)",
         ]
     );
@@ -291,6 +294,23 @@ fn a_secret_is_no_flag() {
         assert!(!known.contains(&secret.flag), "{}", secret.flag);
     }
     assert!(known.contains(&"root-api-key-file"));
+}
+
+#[test]
+fn the_stores_budget_is_what_the_store_has_by_default_and_what_is_given() {
+    let budget = settings(&[], &[]).unwrap().budget;
+    let default = stemedb::Budget::default();
+    assert_eq!(budget, default);
+    let env = [("STEMEDB_COMPACTION_BYTES_PER_SECOND", "0")];
+    let args = ["--block-cache-bytes", "1GiB", "--write-buffer-bytes", "2097152"];
+    let budget = settings(&args, &env).unwrap().budget;
+    let (cache, buffer) = (budget.block_cache_bytes, budget.write_buffer_bytes);
+    assert_eq!((cache, buffer, budget.compaction_bytes_per_second), (1 << 30, 2 << 20, 0));
+    for bad in ["64", "64MB", "-1", "MiB", "99999999999GiB"] {
+        let (line, code) = refusal(&["--block-cache-bytes", bad], &[]);
+        assert_eq!(code, 2, "{line}");
+        assert!(line.contains("--block-cache-bytes") && line.contains(bad), "{line}");
+    }
 }
 
 #[test]

@@ -1,0 +1,82 @@
+//! The files of an open store, checked as they stand on disk.
+//!
+//! RocksDB says which files live; they are read beside it (`sst`), so that neither its cache nor the
+//! kernel's hides what the disk holds. A file that compaction takes away meanwhile is no loss: its
+//! rows were read, verified and written anew. Rows not flushed yet are not on disk and not looked at.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::ops::ControlFlow;
+
+use rocksdb::LiveFile;
+
+use crate::rocks::{Open, unread};
+use crate::rows::Range;
+use crate::sst::{self, Damaged, Found};
+use crate::store::Pace;
+use crate::{Error, io};
+
+/// See [`crate::Store::scrub`].
+pub(crate) fn scrub(open: &Open, range: &Range, pace: Pace<'_>) -> Result<u64, Error> {
+    let mut read_bytes = 0;
+    let mut pace = |bytes| {
+        read_bytes += bytes;
+        pace(bytes)
+    };
+    for file in live(open)?.iter().filter(|file| holds_any_of(file, range)) {
+        let Some(table) = open_table(open, file)? else { continue };
+        let size = table.metadata().map_err(|cause| io("scrub", cause))?.len();
+        if size != file.size as u64 {
+            let cause = format!("it is {size} bytes long, not {}", file.size);
+            return Err(damaged(file, Damaged { offset: None, rows: None, cause }));
+        }
+        let mut fault = None;
+        let walked = sst::walk(&table, Some(range), &mut |found| match found {
+            Found::Rows(rows) => pace(rows.bytes),
+            Found::Meta(bytes) => pace(bytes),
+            Found::Damaged(found) => {
+                fault = Some(damaged(file, found));
+                ControlFlow::Break(())
+            }
+        });
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+        if walked.is_break() {
+            break;
+        }
+    }
+    Ok(read_bytes)
+}
+
+fn live(open: &Open) -> Result<Vec<LiveFile>, Error> {
+    open.db.live_files().map_err(|cause| unread("its files", cause))
+}
+
+fn holds_any_of(file: &LiveFile, range: &Range) -> bool {
+    let (first, last) = (file.start_key.as_deref(), file.end_key.as_deref());
+    first.is_none_or(|first| first < range.end.as_slice())
+        && last.is_none_or(|last| last >= range.start.as_slice())
+}
+
+/// `None` if the file was taken away since, and nothing of it lives.
+fn open_table(open: &Open, file: &LiveFile) -> Result<Option<File>, Error> {
+    let path = open.db.path().join(file.name.trim_start_matches('/'));
+    match File::open(path) {
+        Ok(table) => Ok(Some(table)),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => {
+            if live(open)?.iter().any(|live| live.name == file.name) {
+                let cause = "it is not there".to_owned();
+                return Err(damaged(file, Damaged { offset: None, rows: None, cause }));
+            }
+            Ok(None)
+        }
+        Err(cause) => Err(io("scrub", cause)),
+    }
+}
+
+fn damaged(file: &LiveFile, found: Damaged) -> Error {
+    let name = file.name.trim_start_matches('/');
+    let at = found.offset.map(|offset| format!(" at {offset}")).unwrap_or_default();
+    Error::Corrupt { what: "a table file", cause: format!("{name}{at}: {}", found.cause) }
+}

@@ -1,0 +1,86 @@
+//! Whether a row is whole: its name parses to its end, and so does its value.
+//!
+//! A block's checksum says that its bytes are those that were written; this says that they were a row
+//! of a shard. The offline check asks it of every row.
+
+use stemedb_types::{BucketName, DecodeError, Decoder, Revision};
+
+use super::values::{
+    decode_attestation, decode_bucket, decode_claim_key, decode_statement, decode_version,
+};
+use crate::rows::{Kind, take_text};
+use stemedb_machine::shard::StatementId;
+
+/// Checks a row of a shard: `name` is what stands behind its kind.
+///
+/// `Ok(false)` if shards have no rows of that kind.
+pub(crate) fn check(kind: u8, name: &[u8], value: &[u8]) -> Result<bool, String> {
+    const NEXT_BUCKET: u8 = Kind::NextBucket as u8;
+    const BUCKET: u8 = Kind::Bucket as u8;
+    const VERSION: u8 = Kind::Version as u8;
+    const LOG: u8 = Kind::Log as u8;
+    const CLAIM: u8 = Kind::Claim as u8;
+    const CLAIM_ID: u8 = Kind::ClaimId as u8;
+    const BY_PREDICATE: u8 = Kind::ClaimByPredicate as u8;
+    const BY_AGENT: u8 = Kind::ClaimByAgent as u8;
+    let checked = match kind {
+        NEXT_BUCKET => (name.is_empty() && value.len() == 4).then_some(()),
+        BUCKET => bucket(name, value),
+        VERSION => version(name, value),
+        LOG => (name.len() == 12 && log(value).is_ok()).then_some(()),
+        CLAIM => claim(name, value),
+        CLAIM_ID => claim_id(name, value),
+        BY_PREDICATE => (index(name, 2) && value.is_empty()).then_some(()),
+        BY_AGENT => (index(name, 3) && value.is_empty()).then_some(()),
+        _ => return Ok(false),
+    };
+    checked.map(|()| true).ok_or_else(|| format!("a row of kind {kind:#04x} does not parse"))
+}
+
+fn bucket(name: &[u8], value: &[u8]) -> Option<()> {
+    let (_, bucket) = name.split_first_chunk::<8>()?;
+    std::str::from_utf8(bucket).ok()?.parse::<BucketName>().ok()?;
+    decode_bucket(value).ok().map(|_| ())
+}
+
+fn version(name: &[u8], value: &[u8]) -> Option<()> {
+    let (_, rest) = take_text(name.get(4..)?)?;
+    let revision = Revision(!u64::from_be_bytes(rest.try_into().ok()?));
+    decode_version(value, revision).ok().map(|_| ())
+}
+
+fn claim(name: &[u8], value: &[u8]) -> Option<()> {
+    let (_, rest) = take_text(name.get(4..)?)?;
+    let (_, rest) = take_text(rest)?;
+    let (_, rest) = rest.split_first_chunk::<32>()?;
+    match rest.split_first()? {
+        (0, []) => decode_statement(value).ok().map(|_| ()),
+        (1, agent) => decode_attestation(value, agent).ok().map(|_| ()),
+        _ => None,
+    }
+}
+
+fn claim_id(name: &[u8], value: &[u8]) -> Option<()> {
+    let id = name.get(4..)?.try_into().ok()?;
+    decode_claim_key(value, StatementId(id)).ok().map(|_| ())
+}
+
+/// A name of a bucket, so many texts and a claim's id.
+fn index(name: &[u8], texts: usize) -> bool {
+    let rest = (0..texts).try_fold(name.get(4..).unwrap_or_default(), |rest, _| {
+        take_text(rest).map(|(_, rest)| rest)
+    });
+    rest.is_some_and(|id| id.len() == 32)
+}
+
+fn log(value: &[u8]) -> Result<(), DecodeError> {
+    let mut from = Decoder::new(value);
+    from.version("log", 1)?;
+    for _ in 0..from.varint()? {
+        if !(1..=3).contains(&from.u8()?) {
+            return Err(DecodeError::Text { what: "a kind of change" });
+        }
+        from.bytes()?;
+    }
+    from.finish()
+}
