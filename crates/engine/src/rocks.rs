@@ -341,7 +341,11 @@ impl Store for RocksStore {
     }
 
     fn scrub(&self, range: &Range, pace: Pace<'_>) -> Result<u64, Error> {
-        scrub::scrub(self.share("scrub")?.as_ref(), range, pace)
+        let live = || {
+            let files = self.share("scrub")?.db.live_files();
+            files.map_err(|cause| unread("its files", cause))
+        };
+        scrub::scrub(&self.dir.join(ROCKS), &live, range, pace)
     }
 }
 

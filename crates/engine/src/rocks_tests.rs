@@ -199,7 +199,6 @@ fn a_look_up_of_an_absent_key_reads_no_block_and_a_scan_across_keys_reads_all() 
         store.write(rows).unwrap();
         store.flush().unwrap();
     }
-    let open = store.share("count").unwrap();
     let blocks = |read: &dyn Fn()| {
         let mut context = rocksdb::perf::PerfContext::default();
         context.reset();
@@ -209,7 +208,6 @@ fn a_look_up_of_an_absent_key_reads_no_block_and_a_scan_across_keys_reads_all() 
         context.metric(rocksdb::PerfMetric::BlockCacheHitCount)
             + context.metric(rocksdb::PerfMetric::BlockReadCount)
     };
-    drop(open);
     let look_up = |key: &str| {
         let name = SCOPES[0].versions(BucketNumber(0), key.as_bytes()).into_bytes();
         let range = Range::prefix(&name);
@@ -223,13 +221,12 @@ fn a_look_up_of_an_absent_key_reads_no_block_and_a_scan_across_keys_reads_all() 
         found
     };
     let there = blocks(&|| assert_eq!(look_up("key/77"), 3));
-    // 20 absent keys, between those that are there; one in a hundred may pass a filter.
+    // Absent keys between those that are there; one in a hundred may pass a filter.
     let absent = blocks(&|| {
         (0..20).for_each(|n| assert_eq!(look_up(&format!("key/{n}/none")), 0));
     });
-    // Filters are blocks too: three for each look-up, and here nothing else.
-    assert!(there > 3, "{there}");
-    assert!(absent <= 20 * 3 + 12, "{absent}");
+    // One block of each file, and none: without filters it would be 60.
+    assert!(there >= 3 && absent <= 12, "{there} {absent}");
 }
 
 fn names(dir: &TempDir) -> Vec<String> {
@@ -246,11 +243,13 @@ fn names(dir: &TempDir) -> Vec<String> {
 fn a_compaction_that_meets_damage_writes_none_of_it_on_and_ends_writing() {
     let dir = TempDir::new().unwrap();
     let store = RocksStore::open(dir.path(), Budget::default()).unwrap();
+    // A version of a key, as the check wants to see it.
+    let version = |value: u8| [&[1, 0, 1, 1][..], &[value; 100]].concat();
     let file = |value: u8| {
         let mut rows = Rows::new();
         for n in 0..200 {
             let row = SCOPES[0].version(BucketNumber(0), &[n], Revision(1));
-            rows.put(row, vec![value; 100]);
+            rows.put(row, version(value));
         }
         store.write(rows).unwrap();
         store.flush().unwrap();
@@ -275,7 +274,7 @@ fn a_compaction_that_meets_damage_writes_none_of_it_on_and_ends_writing() {
     assert!(store.write(rows).is_err());
     // Rows of the other file are read, those of the damaged one refused: they are under the others.
     let newest = store.get(&SCOPES[0].version(BucketNumber(0), &[0], Revision(1)));
-    assert_eq!(newest.unwrap().unwrap(), vec![2; 100]);
+    assert_eq!(newest.unwrap().unwrap(), version(2));
     drop(store);
     let report = crate::check::check(dir.path(), &mut |_, _| {}).unwrap();
     let files: Vec<_> = report.faults.iter().map(|fault| fault.file.clone()).collect();
@@ -316,6 +315,25 @@ fn a_store_that_is_opened_again_has_what_was_flushed_and_waits_for_its_readers()
     assert_eq!(store.get(&SCOPES[0].applied()).unwrap().unwrap(), &b"flushed"[..]);
     assert_eq!(store.health(), Health::Well);
     assert!(store.free_bytes().unwrap() > 0);
+}
+
+/// A scrub is paced, and may take hours: nobody waits for it.
+#[test]
+fn a_store_is_opened_again_under_a_scrub_that_is_under_way() {
+    let dir = TempDir::new().unwrap();
+    let store = RocksStore::open(dir.path(), Budget::default()).unwrap();
+    let mut rows = Rows::new();
+    rows.put(SCOPES[0].applied(), b"flushed".to_vec());
+    store.write(rows).unwrap();
+    store.flush().unwrap();
+    let mut opened = 0;
+    let read = store.scrub(&SCOPES[0].all(), &mut |_| {
+        store.reopen_within(std::time::Duration::ZERO).unwrap();
+        opened += 1;
+        ControlFlow::Continue(())
+    });
+    assert!(read.unwrap() > 0 && opened > 1);
+    assert_eq!(store.health(), Health::Well);
 }
 
 #[test]

@@ -3,28 +3,38 @@
 //! RocksDB says which files live; they are read beside it (`sst`), so that neither its cache nor the
 //! kernel's hides what the disk holds. A file that compaction takes away meanwhile is no loss: its
 //! rows were read, verified and written anew. Rows not flushed yet are not on disk and not looked at.
+//!
+//! RocksDB is only ever asked in passing: a walk may take hours, and the store can be opened again meanwhile.
 
 use std::fs::File;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use rocksdb::LiveFile;
 
-use crate::rocks::{Open, unread};
 use crate::rows::Range;
 use crate::sst::{self, Damaged, Found};
 use crate::store::Pace;
 use crate::{Error, io};
 
-/// See [`crate::Store::scrub`].
-pub(crate) fn scrub(open: &Open, range: &Range, pace: Pace<'_>) -> Result<u64, Error> {
+/// Which files live now.
+pub(crate) type Live<'l> = &'l dyn Fn() -> Result<Vec<LiveFile>, Error>;
+
+/// See [`crate::Store::scrub`]. `rocks` is RocksDB's folder.
+pub(crate) fn scrub(
+    rocks: &Path,
+    live: Live<'_>,
+    range: &Range,
+    pace: Pace<'_>,
+) -> Result<u64, Error> {
     let mut read_bytes = 0;
     let mut pace = |bytes| {
         read_bytes += bytes;
         pace(bytes)
     };
-    for file in live(open)?.iter().filter(|file| holds_any_of(file, range)) {
-        let Some(table) = open_table(open, file)? else { continue };
+    for file in live()?.iter().filter(|file| holds_any_of(file, range)) {
+        let Some(table) = open_table(rocks, live, file)? else { continue };
         let size = table.metadata().map_err(|cause| io("scrub", cause))?.len();
         if size != file.size as u64 {
             let cause = format!("it is {size} bytes long, not {}", file.size);
@@ -49,10 +59,6 @@ pub(crate) fn scrub(open: &Open, range: &Range, pace: Pace<'_>) -> Result<u64, E
     Ok(read_bytes)
 }
 
-fn live(open: &Open) -> Result<Vec<LiveFile>, Error> {
-    open.db.live_files().map_err(|cause| unread("its files", cause))
-}
-
 fn holds_any_of(file: &LiveFile, range: &Range) -> bool {
     let (first, last) = (file.start_key.as_deref(), file.end_key.as_deref());
     first.is_none_or(|first| first < range.end.as_slice())
@@ -60,12 +66,11 @@ fn holds_any_of(file: &LiveFile, range: &Range) -> bool {
 }
 
 /// `None` if the file was taken away since, and nothing of it lives.
-fn open_table(open: &Open, file: &LiveFile) -> Result<Option<File>, Error> {
-    let path = open.db.path().join(file.name.trim_start_matches('/'));
-    match File::open(path) {
+fn open_table(rocks: &Path, live: Live<'_>, file: &LiveFile) -> Result<Option<File>, Error> {
+    match File::open(rocks.join(file.name.trim_start_matches('/'))) {
         Ok(table) => Ok(Some(table)),
         Err(cause) if cause.kind() == ErrorKind::NotFound => {
-            if live(open)?.iter().any(|live| live.name == file.name) {
+            if live()?.iter().any(|live| live.name == file.name) {
                 let cause = "it is not there".to_owned();
                 return Err(damaged(file, Damaged { offset: None, rows: None, cause }));
             }
