@@ -54,6 +54,15 @@ pub enum Error {
         /// The bound.
         max_bytes: usize,
     },
+    /// Records of the stream were lost to damage, or it was set aside by its owner. Nothing was
+    /// applied or read; only [`crate::Wal::forget`] ends it.
+    #[error("stream {stream} is quarantined: {why}")]
+    Quarantined {
+        /// The stream.
+        stream: StreamId,
+        /// The file, the offset and what is wrong there, or what the owner said.
+        why: Arc<str>,
+    },
     /// A record on disk fails its checksum. Nothing was returned; the record is lost here.
     #[error("a record of {file} at offset {offset} fails its checksum")]
     Damaged {
@@ -72,8 +81,8 @@ pub enum Error {
     },
 }
 
-/// Why a log was not opened. After `Corrupt`, `Missing` and `Version` the segments are as they
-/// were found (superfluous spares may be gone). After `Io` a retry may succeed.
+/// Why a log was not opened. After `Corrupt`, `Missing` and `Version` the directory is as it
+/// was found. After `Io` a retry may succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The options contradict themselves.

@@ -39,8 +39,6 @@ impl Location {
     }
 }
 
-const DISAGREES: Broken = Broken("the checkpoint disagrees with the segments before it");
-
 /// A record that can't follow those before it: a log of ours never holds one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Broken(pub(crate) &'static str);
@@ -71,7 +69,7 @@ pub(crate) struct Ledger {
     pub(crate) streams: BTreeMap<StreamId, Stream>,
     pub(crate) numbering: Numbering,
     /// The records are of version 1, which had no numbers: all of them are 0.
-    unnumbered: bool,
+    pub(crate) unnumbered: bool,
     live: BTreeMap<u64, Live>,
 }
 
@@ -208,66 +206,121 @@ impl Ledger {
         std::iter::once(count).chain(states).collect()
     }
 
-    /// Takes over the checkpoint of the oldest segment there is. The ledger must be empty.
-    pub(crate) fn restore(&mut self, checkpoint: &[Record<'_>]) -> Result<(), Broken> {
-        if let Some(Record::Checkpoint { numbering, .. }) = checkpoint.first() {
-            self.numbering = numbering.unwrap_or_default();
-            self.unnumbered = numbering.is_none();
-        }
-        for state in checkpoint_states(checkpoint)? {
-            let mut entries = VecDeque::new();
-            let count = usize::try_from(state.count).unwrap_or(usize::MAX);
-            entries.try_reserve(count).map_err(|_| Broken("a checkpoint beyond all memory"))?;
-            entries.resize(count, Location::default());
-            let purged = state.purged.map(|(to, note)| (to, Bytes::copy_from_slice(note)));
-            let own = |&(tag, value): &(u8, &[u8])| (tag, Bytes::copy_from_slice(value));
-            let marks = state.marks.iter().map(own).collect();
-            let StreamState { number, quarantined, first, .. } = *state;
-            let known = Stream { number, quarantined, purged, first, entries, marks };
-            self.streams.insert(state.stream, known);
-        }
-        Ok(())
-    }
-
-    /// Compares the checkpoint of a later segment with what its predecessors add up to.
-    pub(crate) fn compare(&mut self, checkpoint: &[Record<'_>]) -> Result<(), Broken> {
-        let numbering = match checkpoint.first() {
-            Some(Record::Checkpoint { numbering, .. }) => *numbering,
-            _ => None,
-        };
-        self.unnumbered &= numbering.is_none();
-        let own = self.checkpoint();
-        let same = match numbering {
-            Some(_) => checkpoint == own,
-            None => checkpoint.get(1..) == own.get(1..),
-        };
-        if same { Ok(()) } else { Err(DISAGREES) }
-    }
-
-    /// The lowest entry, of the lowest stream, that no segment holds.
-    pub(crate) fn hole(&self) -> Option<(StreamId, u64)> {
-        self.streams.iter().find_map(|(&id, stream)| {
-            let hole = stream.entries.iter().position(|at| !at.known())?;
-            Some((id, stream.first + hole as u64))
+    /// Whether a checkpoint says of a stream what its records add up to.
+    pub(crate) fn agrees(&self, state: &StreamState<'_>) -> bool {
+        self.streams.get(&state.stream).is_some_and(|known| {
+            StreamState { quarantined: state.quarantined, ..known.state(state.stream) } == *state
         })
     }
-}
 
-fn checkpoint_states<'r, 'a>(
-    records: &'r [Record<'a>],
-) -> Result<impl Iterator<Item = &'r StreamState<'a>>, Broken> {
-    let counted = match records.first() {
-        Some(Record::Checkpoint { streams, .. }) => *streams == records.len() as u64 - 1,
-        _ => false,
-    };
-    let states = records.get(1..).unwrap_or_default();
-    if !counted || !states.iter().all(|record| matches!(record, Record::State(_))) {
-        return Err(Broken("a segment that does not begin with a whole checkpoint"));
+    /// Takes over what a checkpoint says of a stream, and keeps the places of its entries as far
+    /// as they are known. False if there are more than `entries_max`: it has none then.
+    pub(crate) fn adopt(&mut self, state: &StreamState<'_>, entries_max: u64) -> bool {
+        let known = self.streams.remove(&state.stream).unwrap_or_default();
+        let mut entries = VecDeque::new();
+        let fits = state.count <= entries_max && state.first.checked_add(state.count).is_some();
+        if fits {
+            entries.resize(state.count as usize, Location::default());
+        }
+        for (index, at) in (known.first..).zip(known.entries) {
+            let position = index.checked_sub(state.first).and_then(|at| usize::try_from(at).ok());
+            match position.and_then(|position| entries.get_mut(position)) {
+                Some(slot) => *slot = at,
+                None => release(&mut self.live, at),
+            }
+        }
+        let purged = state.purged.map(|(to, note)| (to, Bytes::copy_from_slice(note)));
+        let own = |&(tag, value): &(u8, &[u8])| (tag, Bytes::copy_from_slice(value));
+        let marks = state.marks.iter().map(own).collect();
+        let StreamState { number, quarantined, first, .. } = *state;
+        let adopted = Stream { number, quarantined, purged, first, entries, marks };
+        self.streams.insert(state.stream, adopted);
+        fits
     }
-    Ok(states.iter().filter_map(|record| match record {
-        Record::State(state) => Some(state),
-        _ => None,
-    }))
+
+    /// The number of the stream's next record is this. The stream is made if it is new.
+    pub(crate) fn set_number(&mut self, stream: StreamId, number: u64) {
+        self.known(stream).number = number;
+    }
+
+    /// One more record of the stream is past, though nothing of it is known.
+    pub(crate) fn count(&mut self, stream: StreamId) {
+        if !self.unnumbered
+            && let Some(known) = self.streams.get_mut(&stream)
+        {
+            known.number += 1;
+        }
+    }
+
+    /// Where the stream's entries are is not known any more. It is made if it is new.
+    pub(crate) fn lose_places(&mut self, stream: StreamId) {
+        self.known(stream);
+        if let Some(known) = self.streams.get_mut(&stream) {
+            for at in &mut known.entries {
+                release(&mut self.live, std::mem::take(at));
+            }
+        }
+    }
+
+    /// Where those of the stream's entries are that stand in `segment` is not known any more.
+    pub(crate) fn lose_places_in(&mut self, stream: StreamId, segment: u64) {
+        let Some(known) = self.streams.get_mut(&stream) else { return };
+        for at in known.entries.iter_mut().filter(|at| at.segment == segment) {
+            release(&mut self.live, std::mem::take(at));
+        }
+    }
+
+    /// The stream's next entry is lost. False if it can't be told which one that is; the stream
+    /// is made if it is new.
+    pub(crate) fn push_hole(&mut self, stream: StreamId) -> bool {
+        let known = self.known(stream);
+        if known.entries.is_empty() {
+            return false;
+        }
+        known.entries.push_back(Location::default());
+        true
+    }
+
+    /// Takes an entry as the stream's last one, whatever was thought to stand there.
+    pub(crate) fn force_entry(&mut self, stream: StreamId, index: u64, at: Location) {
+        let known = self.known(stream);
+        let position = index.checked_sub(known.first).and_then(|at| usize::try_from(at).ok());
+        let kept = position.filter(|position| *position <= known.entries.len()).unwrap_or(0);
+        if kept == 0 {
+            known.first = index;
+        }
+        let gone: Vec<_> = known.entries.drain(kept..).collect();
+        known.entries.push_back(at);
+        gone.into_iter().for_each(|at| release(&mut self.live, at));
+        claim(&mut self.live, at);
+        self.count(stream);
+    }
+
+    /// Forgets a stream without a record of it.
+    pub(crate) fn remove(&mut self, stream: StreamId) {
+        let gone = self.streams.remove(&stream).unwrap_or_default();
+        gone.entries.into_iter().for_each(|at| release(&mut self.live, at));
+    }
+
+    /// Notes that the stream has lost records. False if that was known.
+    pub(crate) fn quarantine(&mut self, stream: StreamId) -> bool {
+        let known = self.known(stream);
+        !std::mem::replace(&mut known.quarantined, true)
+    }
+
+    /// Whether there is an entry of the stream that no segment holds.
+    pub(crate) fn has_hole(&self, stream: StreamId) -> bool {
+        self.holes(stream).next().is_some()
+    }
+
+    /// The indexes of the stream's entries that no segment holds, ascending.
+    pub(crate) fn holes(&self, stream: StreamId) -> impl DoubleEndedIterator<Item = u64> {
+        let known = self.streams.get(&stream);
+        known.into_iter().flat_map(|known| {
+            let holes = known.entries.iter().enumerate().filter(|(_, at)| !at.known());
+            holes.map(|(position, _)| known.first + position as u64)
+        })
+    }
 }
 
 impl Stream {
@@ -357,18 +410,43 @@ mod tests {
         assert!(ledger.apply(&entry(12), at(1, 9)).is_ok());
     }
 
+    fn state(ledger: &Ledger) -> StreamState<'_> {
+        ledger.streams[&A].state(A)
+    }
+
     #[test]
-    fn a_restored_checkpoint_knows_what_it_lacks_until_it_is_moved_or_purged() {
+    fn an_adopted_state_has_holes_until_they_are_moved_or_purged() {
         let ledger = with_entries(5..8);
         let mut restored = Ledger::default();
-        restored.restore(&ledger.checkpoint()).unwrap();
-        assert_eq!(restored.compare(&ledger.checkpoint()), Ok(()));
-        assert_eq!(restored.hole(), Some((A, 5)));
+        assert!(restored.adopt(&state(&ledger), 9) && restored.agrees(&state(&ledger)));
+        assert_eq!(restored.holes(A).collect::<Vec<_>>(), [5, 6, 7]);
         let moved = Record::Moved { stream: A, index: 5, payload: b"" };
         restored.apply(&moved, at(3, 0)).unwrap();
-        assert_eq!(restored.hole(), Some((A, 6)));
+        assert_eq!(restored.holes(A).collect::<Vec<_>>(), [6, 7]);
         restored.apply(&Record::Purge { stream: A, to: 7, note: b"" }, at(3, 1)).unwrap();
-        assert_eq!(restored.hole(), None);
-        assert!(restored.compare(&ledger.checkpoint()).is_err(), "it has gone on since");
+        assert!(!restored.has_hole(A) && !restored.agrees(&state(&ledger)));
+    }
+
+    #[test]
+    fn places_that_are_known_survive_what_a_checkpoint_says_and_the_others_are_released() {
+        let mut ledger = with_entries(5..9);
+        let shorter = StreamState { first: 4, count: 3, ..state(&ledger) };
+        let mut other = Ledger::default();
+        other.adopt(&shorter, 9);
+        assert!(ledger.adopt(&state(&other), 9));
+        assert_eq!(ledger.holes(A).collect::<Vec<_>>(), [4]);
+        assert_eq!(ledger.live(1), Live { entries: 2, bytes: 20 });
+        ledger.lose_places(A);
+        assert_eq!(ledger.live(1), Live::default());
+    }
+
+    #[test]
+    fn a_doubtful_streams_entries_replace_what_was_thought_to_stand_there() {
+        let mut ledger = with_entries(5..9);
+        ledger.force_entry(A, 7, at(2, 0));
+        assert_eq!((ledger.live(1).entries, ledger.location(A, 7)), (2, Some(at(2, 0))));
+        ledger.force_entry(A, 20, at(2, 1));
+        assert_eq!((ledger.live(1).entries, ledger.location(A, 7)), (0, None));
+        assert_eq!((ledger.live(2).entries, ledger.location(A, 20)), (1, Some(at(2, 1))));
     }
 }

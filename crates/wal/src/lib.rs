@@ -91,12 +91,18 @@
 //! while somebody writes.
 
 mod batch;
+mod care;
+pub mod check;
 mod codec;
+mod damage;
 pub mod disk;
 mod error;
 mod ledger;
 mod options;
+mod quarantine;
 mod read;
+mod reading;
+mod rebuild;
 mod record;
 mod recover;
 mod scan;
@@ -108,6 +114,7 @@ mod view;
 mod wal;
 mod writer;
 
+pub use damage::{Damage, OnDamage};
 pub use error::{Error, OpenError};
 pub use options::{NOTE_BYTES_MAX, Options, PAYLOAD_BYTES_MAX};
 pub use recover::{Recovery, Torn};

@@ -1,6 +1,6 @@
 //! The log's sizes.
 
-use crate::OpenError;
+use crate::{OnDamage, OpenError};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -29,6 +29,8 @@ pub struct Options {
     /// Zero-filled segments kept ready by a helper thread, 0 to 8. With 0 there is no helper:
     /// the writer fills each segment itself, and commits wait for it.
     pub spare_segments: usize,
+    /// What opening does about damage that costs a stream records.
+    pub on_damage: OnDamage,
 }
 
 impl Default for Options {
@@ -38,6 +40,7 @@ impl Default for Options {
             tail_cache_bytes: 64 * MIB as usize,
             queue_bytes_max: 64 * MIB as usize,
             spare_segments: 1,
+            on_damage: OnDamage::Refuse,
         }
     }
 }

@@ -11,7 +11,8 @@
 
 use std::ops::Range;
 
-use crate::batch::{self, Batch, Head, MAGIC_FIRST, TERMINATOR_BYTES};
+use crate::StreamId;
+use crate::batch::{self, Batch, HEAD_BYTES, Head, MAGIC_FIRST, TERMINATOR_BYTES};
 use crate::record::Binding;
 use crate::segment::SEGMENT_HEADER_BYTES;
 use crate::v1;
@@ -42,6 +43,8 @@ pub(crate) struct Scan<'a> {
     sealed: Sealed,
     at: usize,
     last_batch: usize,
+    /// The last step was a batch, and nothing is wrong with it.
+    whole: bool,
     /// The highest synced offset any head names; looked for when it is first asked for.
     synced: Option<u64>,
 }
@@ -49,7 +52,7 @@ pub(crate) struct Scan<'a> {
 impl<'a> Scan<'a> {
     pub(crate) fn new(bytes: &'a [u8], binding: Binding, sealed: Sealed) -> Self {
         let at = SEGMENT_HEADER_BYTES;
-        Self { bytes, binding, sealed, at, last_batch: at, synced: None }
+        Self { bytes, binding, sealed, at, last_batch: at, whole: false, synced: None }
     }
 
     /// The next step, or nothing at the end.
@@ -72,6 +75,7 @@ impl<'a> Scan<'a> {
 
     fn take(&mut self, batch: Batch<'a>) -> Step<'a> {
         (self.last_batch, self.at) = (batch.start, batch.end);
+        self.whole = batch.is_whole();
         Step::Batch(batch)
     }
 
@@ -124,7 +128,7 @@ impl<'a> Scan<'a> {
 
     fn gap(&mut self, to: usize) -> Step<'a> {
         let from = std::mem::replace(&mut self.at, to);
-        self.last_batch = to;
+        (self.last_batch, self.whole) = (to, false);
         Step::Gap(from..to)
     }
 
@@ -152,6 +156,40 @@ impl<'a> Scan<'a> {
     /// Where the last batch begins; the end if there is none.
     pub(crate) fn last_batch(&self) -> u64 {
         self.last_batch as u64
+    }
+
+    /// Whether the last step was a whole batch.
+    pub(crate) fn is_at_whole_batch(&self) -> bool {
+        self.whole
+    }
+
+    /// Where behind the end heads and tails stand that hold: those of a batch that was cut off.
+    /// They must go before something else is written, or they might be taken for part of it.
+    pub(crate) fn stale(&self) -> Vec<usize> {
+        let places = (self.at..self.bytes.len()).filter(|&at| self.bytes[at] == MAGIC_FIRST);
+        let holds = |at: &usize| {
+            is_head(self.bytes, self.binding, *at)
+                || Head::tail_at(self.bytes, self.binding, *at).is_some()
+        };
+        places.filter(holds).collect()
+    }
+
+    /// How far behind the end a batch reaches whose head stands there, or would stand.
+    pub(crate) fn torn_end(&self) -> usize {
+        let head = Head::at(self.bytes, self.binding, self.at);
+        let bytes = head.map_or(HEAD_BYTES, |head| {
+            (2 * HEAD_BYTES).saturating_add(head.records_bytes).saturating_add(head.table_bytes)
+        });
+        self.at.saturating_add(bytes)
+    }
+
+    /// The streams of the batch at the end, if its table can be read.
+    pub(crate) fn torn_streams(&self) -> Option<Vec<StreamId>> {
+        let batch = batch::read(self.bytes, self.binding, self.at, None)?;
+        let mut streams: Vec<_> = batch.table?.records.iter().map(|slot| slot.stream).collect();
+        streams.sort_unstable();
+        streams.dedup();
+        Some(streams)
     }
 
     /// A terminator stands here: nothing was torn off.

@@ -21,6 +21,15 @@ pub(crate) fn segment_file(segment: u64) -> String {
     format!("{segment:016x}.wal")
 }
 
+/// The ending of a segment that only quarantined streams still had entries in, and that is no
+/// part of the log any more.
+pub(crate) const ASIDE: &str = ".aside";
+
+/// The file name of a segment that was set aside.
+pub(crate) fn aside_file(segment: u64) -> String {
+    format!("{segment:016x}{ASIDE}")
+}
+
 /// The file name of a spare.
 pub(crate) fn spare_file(number: u64) -> String {
     format!("{number:016x}.spare")

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::disk::{Disk, File, Lock};
 use crate::ledger::Location;
+use crate::quarantine::Quarantine;
 use crate::supply::Supply;
 use crate::view::{Source, View};
 use crate::{Completion, Error, Options, StreamId};
@@ -60,6 +61,7 @@ pub(crate) type RoomCall = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) streams: BTreeMap<StreamId, View>,
+    pub(crate) quarantine: Quarantine,
     pub(crate) files: BTreeMap<u64, Arc<dyn File>>,
     pub(crate) poisoned: Option<Arc<str>>,
     pub(crate) figures: Figures,
@@ -212,6 +214,7 @@ impl State {
         if self.closing {
             return Err(Error::Closed);
         }
+        self.quarantine.admit(op, &self.streams)?;
         let is_append = matches!(op, Op::Append { .. });
         if is_append && shared.supply.is_out() {
             return Err(Error::Full);
@@ -264,6 +267,9 @@ impl State {
             Op::Forget { stream } => {
                 let gone = self.streams.remove(stream).map(|view| view.cached_bytes());
                 self.cached_bytes -= gone.unwrap_or_default();
+                if self.quarantine.lift(*stream) {
+                    self.streams.insert(*stream, View::default());
+                }
             }
         }
     }
@@ -300,6 +306,7 @@ impl State {
         range: std::ops::Range<u64>,
         bytes_max: usize,
     ) -> Result<Vec<Found>, Error> {
+        self.quarantine.check(stream, &self.streams)?;
         let Some(view) = self.streams.get(&stream) else { return Ok(Vec::new()) };
         if range.is_empty() {
             return Ok(Vec::new());

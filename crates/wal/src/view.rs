@@ -188,6 +188,16 @@ impl View {
             && self.cached.back().is_some_and(|cached| cached.ticket >= ticket)
     }
 
+    /// Whether an entry's newest copy stands in these bytes of the segment.
+    pub(crate) fn has_in(&self, segment: u64, range: &Range<u64>) -> bool {
+        let overlaps = |at: &&Location| {
+            let from = u64::from(at.offset);
+            let to = from + u64::from(at.frame_bytes);
+            at.segment == segment && from < range.end && range.start < to
+        };
+        self.located.iter().any(|at| overlaps(&at))
+    }
+
     /// Where the entries of `range` are, from its start to the first one that is missing or
     /// would pass `bytes_max`; the first is always among them.
     pub(crate) fn sources(&self, range: Range<u64>, bytes_max: usize) -> Vec<Source> {

@@ -53,7 +53,8 @@ pub struct Stats {
 ///
 /// Unless said otherwise an error returned by a call means that nothing was applied and that
 /// its completion will never be called. All changes answer `Poisoned` after a write or sync has
-/// failed and `Closed` after [`Wal::close`]; reads go on in both cases.
+/// failed and `Closed` after [`Wal::close`]; reads go on in both cases. Of a stream that lost
+/// records ([`Wal::quarantined`]) all changes but `forget`, and reads, answer `Quarantined`.
 #[derive(Clone)]
 pub struct Wal {
     handle: Arc<Handle>,
@@ -91,7 +92,8 @@ impl Wal {
         let lock = disk.lock().map_err(OpenError::io("lock", "the directory"))?;
         let lock = lock.ok_or(OpenError::InUse)?;
         let recovered = recover(&disk, &options)?;
-        let state = state(&recovered);
+        let mut state = state(&recovered);
+        state.quarantine = recovered.quarantine();
         let (wal_id, recovery) = (recovered.wal_id, recovered.recovery.clone());
         let (start, supply) = Start::split(recovered);
         let shared = Arc::new(Shared::new(options, disk, lock, wal_id, supply, state));
@@ -189,7 +191,8 @@ impl Wal {
     /// start above the last entry, or below the first one of a stream that was never purged.
     ///
     /// # Errors
-    /// `Purged` if the start is; `Damaged` or `Read` if any of the entries can't be read.
+    /// `Purged` if the start is; `Damaged` or `Read` if any of the entries can't be read;
+    /// `Quarantined` if the stream is.
     pub fn entries(
         &self,
         stream: StreamId,
@@ -296,7 +299,7 @@ impl Wal {
         self.shared().submit(op, done)
     }
 
-    fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &Shared {
         &self.handle.shared
     }
 }

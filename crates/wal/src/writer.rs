@@ -14,7 +14,7 @@
 //!
 //! A failed write, sync or renaming ends the log: what the disk holds is unknown from then on.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -245,10 +245,11 @@ impl Writer {
     fn move_forward(&mut self, report: &mut Report) -> io::Result<()> {
         let written = report.bytes as u64;
         self.moves_allowed = self.moves_allowed.saturating_add(MOVED_PER_WRITTEN * written);
+        let quarantined = self.shared.state().quarantine.ids();
         let mut left = MOVED_BYTES_PER_ROUND.max(2 * written).min(self.moves_allowed);
         while left > 0 && self.is_too_big() {
-            let Some((stream, index, from)) = self.next_to_move() else { break };
-            let Some(payload) = self.read(stream, index, from) else { break };
+            let Some((stream, index, from)) = self.next_to_move(&quarantined) else { break };
+            let Some(payload) = self.read(stream, index, from) else { continue };
             let to = self.put(&Record::Moved { stream, index, payload: &payload })?;
             report.moved.push((stream, index, from, to));
             let bytes = u64::from(from.frame_bytes);
@@ -266,7 +267,11 @@ impl Writer {
         figures.bytes > 2 * figures.live_bytes + spared && !blocked
     }
 
-    fn next_to_move(&mut self) -> Option<(StreamId, u64, Location)> {
+    /// The next entry of the oldest segment. Those of quarantined streams stay where they are.
+    fn next_to_move(
+        &mut self,
+        quarantined: &BTreeSet<StreamId>,
+    ) -> Option<(StreamId, u64, Location)> {
         let oldest = *self.segments.keys().next()?;
         if oldest == self.current {
             return None;
@@ -278,20 +283,24 @@ impl Writer {
         while let Some((stream, index)) = self.moving.entries.pop_front() {
             // It may have been truncated or purged since the list was made.
             let at = self.ledger.location(stream, index).filter(|at| at.segment == oldest);
-            if let Some(at) = at {
+            if let Some(at) = at.filter(|_| !quarantined.contains(&stream)) {
                 return Some((stream, index, at));
             }
         }
         None
     }
 
-    /// The payload of an entry to be moved. A damaged one is never written again: its segment
-    /// stays as it is, for whoever repairs it.
+    /// The payload of an entry to be moved. A damaged one is never written again: its stream is
+    /// quarantined. While the disk refuses to read one, its segment stays.
     fn read(&mut self, stream: StreamId, index: u64, at: Location) -> Option<Bytes> {
         let file = &self.segments.get(&at.segment)?.file;
         let binding = Binding { wal_id: self.shared.wal_id, segment: at.segment };
         match read::entry(file.as_ref(), binding, stream, index, at) {
             Ok(payload) => Some(payload),
+            Err(error @ Error::Damaged { .. }) => {
+                self.shared.state().quarantine.add(stream, &error.to_string());
+                None
+            }
             Err(error) => {
                 tracing::error!(%error, "an entry can't be moved; its segment stays");
                 self.unreadable = Some(at.segment);
@@ -312,9 +321,36 @@ impl Writer {
             let recycled = self.shared.supply.recycle(&name, segment.file);
             recycled.map_err(|error| tell("recycle", &name, &error))?;
         }
+        self.set_aside()?;
         let figures = figures(&self.segments, &self.ledger);
         metrics::gauge!("stemedb_wal_segments").set(figures.segments as f64);
         self.shared.state().figures = figures;
+        Ok(())
+    }
+
+    /// Takes the oldest segment out of the log if nothing but entries of quarantined streams keep
+    /// it there, and with it all behind it. Its bytes stay, under another name.
+    fn set_aside(&mut self) -> io::Result<()> {
+        let Some(oldest) = self.segments.keys().next().copied() else { return Ok(()) };
+        let moved = self.moving.segment == oldest && self.moving.entries.is_empty();
+        if !moved || oldest == self.current || !self.is_too_big() {
+            return Ok(());
+        }
+        let quarantined = self.shared.state().quarantine.ids();
+        let left = self.ledger.entries_in(oldest);
+        if left.iter().any(|(stream, _)| !quarantined.contains(stream)) {
+            return Ok(());
+        }
+        let (name, aside) = (segment::segment_file(oldest), segment::aside_file(oldest));
+        let disk = &self.shared.disk;
+        let renamed = disk.rename(&name, &aside).and_then(|()| disk.sync_dir());
+        renamed.map_err(|error| tell("set aside", &name, &error))?;
+        tracing::warn!(name, aside, "a segment that only quarantined streams need is set aside");
+        for stream in quarantined {
+            self.ledger.lose_places_in(stream, oldest);
+        }
+        self.segments.remove(&oldest);
+        self.shared.state().files.remove(&oldest);
         Ok(())
     }
 

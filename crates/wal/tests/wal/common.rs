@@ -17,6 +17,7 @@ pub(crate) fn small() -> Options {
         tail_cache_bytes: 0,
         queue_bytes_max: 1 << 20,
         spare_segments: 0,
+        ..Options::default()
     }
 }
 
