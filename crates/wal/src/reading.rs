@@ -16,7 +16,7 @@ use crate::scan::{Scan, Sealed, Step};
 use crate::segment::{self, HeaderError, IDENTITY_FILE, SEGMENT_HEADER_BYTES, SegmentHeader};
 
 /// Where reading as a whole fails, pieces of this size are read: what a disk loses at once.
-const PIECE_BYTES: usize = 4 << 10;
+const PIECE_BYTES: usize = 512;
 
 /// What to do about bytes that the disk refuses to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,12 +6,13 @@
 //! and removals since the directory was synced, as POSIX allows and journals mostly prevent.
 //! Faults are set by counting calls, so a run from one seed repeats as far as the threads allow.
 //!
-//! Left out: reads that fail, and damage to synced bytes ([`SimDisk::flip`] and
-//! [`SimDisk::edit`] do that by hand).
+//! Damage to synced bytes ([`SimDisk::flip`], [`SimDisk::edit`], [`SimDisk::fail_reads_of`]) is
+//! done by hand.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Disk, File, Lock};
@@ -39,6 +40,13 @@ struct State {
     changes_left: Option<u64>,
     syncs_left: Option<u64>,
     writes_left: Option<u64>,
+    reads_left: Option<u64>,
+    /// The next write fails after so many bytes of it.
+    short_write_bytes: Option<usize>,
+    /// The next write is cut after so many bytes, on the disk itself, and the power goes.
+    torn_write_bytes: Option<usize>,
+    /// What the disk refuses to read.
+    unreadable: Vec<(usize, Range<u64>)>,
     space_bytes: Option<u64>,
     id: u64,
     syncs: u64,
@@ -84,6 +92,31 @@ impl SimDisk {
         self.state().writes_left = Some(writes);
     }
 
+    /// Lets `reads` more reads pass, and fails each one after.
+    pub fn fail_reads_after(&self, reads: u64) {
+        self.state().reads_left = Some(reads);
+    }
+
+    /// Fails every read of these bytes of a file until they are written again, like a sector
+    /// that can't be read. No file of that name: no effect.
+    pub fn fail_reads_of(&self, name: &str, bytes: Range<u64>) {
+        let mut state = self.state();
+        if let Some(&inode) = state.names.get(name) {
+            state.unreadable.push((inode, bytes));
+        }
+    }
+
+    /// The next write fails after the first `bytes` of it were written.
+    pub fn shorten_next_write(&self, bytes: usize) {
+        self.state().short_write_bytes = Some(bytes);
+    }
+
+    /// The power goes in the next write, and exactly its first `bytes` are on the disk, with all
+    /// that was written to the file before.
+    pub fn tear_next_write(&self, bytes: usize) {
+        self.state().torn_write_bytes = Some(bytes);
+    }
+
     /// How many bytes all files together may have, or no bound. Growth beyond fails with
     /// `StorageFull`.
     pub fn limit_space(&self, bytes: Option<u64>) {
@@ -112,6 +145,21 @@ impl SimDisk {
         }
         let inodes = state.inodes.iter().map(|inode| inode.after_crash(chance)).collect();
         Self::from_parts(inodes, names, state.id)
+    }
+
+    /// As [`SimDisk::restart`], but what survives are whole pages of `page_bytes`, as they were at
+    /// the end: of the pages written since a file's last sync any subset, in any order.
+    pub fn restart_pages(&self, page_bytes: usize, chance: Chance<'_>) -> Self {
+        let mut state = self.state();
+        state.crashed = true;
+        let mut names = state.synced_names.clone();
+        for change in &state.unsynced_names {
+            if chance(2) == 1 {
+                change.apply(&mut names);
+            }
+        }
+        let survivors = state.inodes.iter().map(|inode| inode.after_lost_pages(page_bytes, chance));
+        Self::from_parts(survivors.collect(), names, state.id)
     }
 
     /// The directory as it looks after the process alone died: every write is there.
@@ -199,6 +247,25 @@ impl Inode {
                 2 => put(&mut bytes, &write[..chance(write.len() as u64 + 1) as usize], *offset),
                 _ => put_some_sectors(&mut bytes, write, *offset, chance),
             }
+        }
+        Self::of(bytes)
+    }
+}
+
+impl Inode {
+    fn after_lost_pages(&self, page_bytes: usize, chance: Chance<'_>) -> Self {
+        let mut bytes = self.synced.clone();
+        let mut pages: BTreeMap<usize, bool> = BTreeMap::new();
+        for (offset, write) in self.unsynced.iter().filter(|(_, write)| !write.is_empty()) {
+            let last = (offset + write.len() - 1) / page_bytes;
+            for page in offset / page_bytes..=last {
+                pages.entry(page).or_insert_with(|| chance(2) == 1);
+            }
+        }
+        for (page, _) in pages.into_iter().filter(|(_, survives)| *survives) {
+            let from = page * page_bytes;
+            let to = (from + page_bytes).min(self.current.len());
+            put(&mut bytes, &self.current[from..to], from);
         }
         Self::of(bytes)
     }
@@ -356,8 +423,16 @@ impl File for SimFile {
     }
 
     fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.disk.state();
+        let mut state = self.disk.state();
         state.alive()?;
+        spend(&mut state.reads_left, "read failed on demand")?;
+        let (from, to) = (offset, offset + out.len() as u64);
+        let hit = |(inode, bad): &(usize, Range<u64>)| {
+            *inode == self.inode && bad.start < to && from < bad.end
+        };
+        if state.unreadable.iter().any(hit) {
+            return Err(io::Error::other("a sector can't be read"));
+        }
         let bytes = state.inodes[self.inode].current.get(offset as usize..);
         let Some(bytes) = bytes.and_then(|bytes| bytes.get(..out.len())) else {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -379,6 +454,20 @@ impl File for SimFile {
         if state.space_bytes.is_some_and(|space| state.used_bytes() + grown > space) {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        if let Some(written) = state.torn_write_bytes.take() {
+            let inode = &mut state.inodes[self.inode];
+            inode.write(&bytes[..written.min(bytes.len())], offset as usize);
+            *inode = Inode::of(std::mem::take(&mut inode.current));
+            state.crashed = true;
+            return state.alive();
+        }
+        if let Some(written) = state.short_write_bytes.take() {
+            let written = &bytes[..written.min(bytes.len())];
+            state.inodes[self.inode].write(written, offset as usize);
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        let (inode, to) = (self.inode, offset + bytes.len() as u64);
+        state.unreadable.retain(|(i, bad)| *i != inode || bad.start < offset || to < bad.end);
         state.inodes[self.inode].write(bytes, offset as usize);
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use bytes::Bytes;
 use stemedb_wal::disk::sim::SimDisk;
-use stemedb_wal::{Completion, Error, OpenError, Options, Recovery, StreamId, Wal};
+use stemedb_wal::{Completion, Error, OnDamage, OpenError, Options, Recovery, StreamId, Wal};
 
 pub(crate) const A: StreamId = StreamId(1);
 pub(crate) const B: StreamId = StreamId(2);
@@ -27,6 +27,12 @@ pub(crate) fn open(disk: &SimDisk) -> Wal {
 
 pub(crate) fn try_open(disk: &SimDisk) -> Result<(Wal, Recovery), OpenError> {
     Wal::open_on(Arc::new(disk.clone()), small())
+}
+
+/// Opens the log whatever is damaged.
+pub(crate) fn quarantining(disk: &SimDisk) -> Result<(Wal, Recovery), OpenError> {
+    let options = Options { on_damage: OnDamage::Quarantine, ..small() };
+    Wal::open_on(Arc::new(disk.clone()), options)
 }
 
 /// A completion, and where its result can be waited for.

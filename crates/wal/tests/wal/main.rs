@@ -7,5 +7,7 @@ mod behaviour;
 mod common;
 mod damage;
 mod failure;
+mod flips;
 mod format;
 mod model;
+mod quarantine;
