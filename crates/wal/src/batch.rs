@@ -439,3 +439,45 @@ impl Slot {
         self.kind == record.kind() && record.stream().is_none_or(|stream| stream == self.stream)
     }
 }
+
+/// Gives what looks like batches, one behind the other from the segment's header on, the
+/// checksums that make it batches: for fuzzing, which would never guess them.
+pub(crate) fn seal_by_force(segment: &mut [u8], binding: Binding) {
+    let mut start = crate::segment::SEGMENT_HEADER_BYTES;
+    while let Some(head) = segment.get(start..start + HEAD_BYTES) {
+        let word = |at: usize| {
+            let bytes = head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+            bytes.map_or(0, u32::from_le_bytes) as usize
+        };
+        let room = segment.len() - start;
+        let records_bytes = word(4) % room.max(1);
+        let table_bytes = word(8) % (room - records_bytes).max(1);
+        let (records, synced) = (word(12) as u32 % 64, word(16) as u64);
+        let table_at = start + HEAD_BYTES + records_bytes;
+        let tail_at = table_at + table_bytes;
+        if segment.len() < tail_at + HEAD_BYTES {
+            return;
+        }
+        let mut checksums = crc32fast::Hasher::new();
+        let mut at = start + HEAD_BYTES;
+        while at + FRAME_BYTES <= table_at {
+            let left = table_at - at - FRAME_BYTES;
+            let length = usize::from(segment[at + 4]).min(left);
+            segment[at + 4..at + 8].copy_from_slice(&(length as u32).to_le_bytes());
+            let end = at + FRAME_BYTES + length;
+            let checksum = binding.checksum(at as u64, &segment[at + 4..end]).to_le_bytes();
+            segment[at..at + 4].copy_from_slice(&checksum);
+            checksums.update(&checksum);
+            at = end;
+        }
+        let table_checksum = binding.checksum(table_at as u64, &segment[table_at..tail_at]);
+        let record_checksums = checksums.finalize();
+        let head =
+            Head { records_bytes, table_bytes, records, synced, record_checksums, table_checksum };
+        let bytes = head.encode(HEAD_MAGIC, binding, start as u64);
+        segment[start..start + HEAD_BYTES].copy_from_slice(&bytes);
+        let bytes = head.encode(TAIL_MAGIC, binding, tail_at as u64);
+        segment[tail_at..tail_at + HEAD_BYTES].copy_from_slice(&bytes);
+        start = tail_at + HEAD_BYTES;
+    }
+}

@@ -97,6 +97,8 @@ mod codec;
 mod damage;
 pub mod disk;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ledger;
 mod options;
 mod quarantine;

@@ -218,7 +218,7 @@ impl<'a> Record<'a> {
         Some((Self::take_body(body)?, checksum, frame_bytes))
     }
 
-    fn take_body(body: &'a [u8]) -> Option<Self> {
+    pub(crate) fn take_body(body: &'a [u8]) -> Option<Self> {
         let mut from = Reader::new(body);
         let kind = from.u8()?;
         let number = from.varint()?;

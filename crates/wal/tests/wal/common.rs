@@ -80,6 +80,15 @@ pub(crate) fn segments(disk: &SimDisk) -> Vec<String> {
     names.into_iter().filter(|name| name.ends_with(".wal")).collect()
 }
 
+/// The seeds of a test that tries many: `STEMEDB_SEED` names a single one, to replay it.
+pub(crate) fn seeds(count: u64) -> std::ops::Range<u64> {
+    let asked = std::env::var("STEMEDB_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
+    match asked {
+        Some(seed) => seed..seed + 1,
+        None => 1..count + 1,
+    }
+}
+
 /// A small generator with a seed: the chance behind crashes.
 pub(crate) struct Dice(pub(crate) u64);
 
