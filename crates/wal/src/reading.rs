@@ -265,12 +265,15 @@ pub(crate) fn open(disk: &dyn Disk, name: &str) -> Result<Arc<dyn File>, OpenErr
     disk.open(name).map_err(OpenError::io("open", name))
 }
 
-/// A file's bytes, and which of them the disk refused to read: they are zeros here.
+/// A file, its bytes, and which of them the disk refused to read: they are zeros.
+pub(crate) type Contents = (Arc<dyn File>, Vec<u8>, Vec<Range<u64>>);
+
+/// Reads a file.
 pub(crate) fn read_file(
     disk: &dyn Disk,
     name: &str,
     unreadable: Unreadable,
-) -> Result<(Arc<dyn File>, Vec<u8>, Vec<Range<u64>>), OpenError> {
+) -> Result<Contents, OpenError> {
     let file = open(disk, name)?;
     let length = file.length().map_err(OpenError::io("measure", name))?;
     let mut bytes = vec![0; length as usize];
