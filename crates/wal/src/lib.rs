@@ -16,15 +16,17 @@
 //! # The rooms
 //!
 //! `view` is a stream as its callers see it, `shared` the queue, `writer` the one thread that
-//! writes, `supply` the helper that prepares segments, `recover` the way back from disk. The
-//! bytes are in `record`, `batch`, `segment` and `v1`, `scan` finds them again, and what they add
-//! up to is in `ledger`: these and `view` are pure. [`disk`] is the seam to the file system.
+//! writes, `supply` the helper that prepares segments. The bytes are in `record`, `batch`,
+//! `segment` and `v1`, and what they add up to is in `ledger`. `recover` is the way back from
+//! disk: `reading` takes the segments, `scan` finds the batches in them, `rebuild` folds them into
+//! a ledger and says what is missing. `quarantine` knows who may not be used, `care` looks after
+//! an open log and [`check`] after a closed one. Most of these are pure. [`disk`] is the seam to the file system.
 //!
 //! # The format, version 2
 //!
 //! The directory holds `lock`, `identity`, segments named by their number in 16 hex digits
 //! (`0000000000000001.wal`, …), and spares (`….spare`) whose content means nothing. Numbers rise
-//! by one, are never used twice, and the lowest go first, so a gap is damage. Words are
+//! by one and the lowest go first, so a gap is damage; `….aside` is no part of the log. Words are
 //! little-endian, varints LEB128, checksums CRC-32 (IEEE).
 //!
 //! ```text
@@ -82,13 +84,33 @@
 //! A log that is closed ends with a batch of no records, to prove the last one. Behind a crash
 //! the last batch has no proof: if it is damaged later, it is taken for torn.
 //!
+//! # Damage
+//!
+//! What can't be read of that which had been synced is located ([`Damage`]: file, offset, length)
+//! and attributed: by its batch's table, or by the numbers behind it. A stream that lost nothing
+//! that still counts has lost nothing: a purged entry, a mark that the next checkpoint repeats, a
+//! head or a table whose records are all there. The others are quarantined, if [`Options`] let
+//! the log open at all, and every other stream has each of its synced records. They stay what
+//! they are known to have been until they are forgotten: their entries are never written again,
+//! and where a record can't show a second time that something was lost, the checkpoint of a new
+//! segment says so before anything else is written. A segment that only they need is renamed to
+//! `….aside` when it would keep the log from getting smaller. [`check`] is for a closed log.
+//!
+//! Nobody is quarantined by a power cut: what may be missing after one is the last batch, and
+//! nothing proves that it had been synced.
+//!
 //! # Left out
 //!
-//! Damage before the end refuses the whole log, not just the streams in it. There is no
+//! A last batch whose damage comes later than its sync is taken for torn if the log was not
+//! closed and nothing was written behind it. Damage that hides a whole batch behind the last roll
+//! call (a sixteenth of a segment at most) quarantines every stream without a record since, and
+//! those that the log knows nothing of. Segments are read whole into memory, one at a time, at
+//! opening and by [`Wal::scrub`]. There is no
 //! compression and no encryption. A record that does not fit an empty segment makes a longer
 //! one, and is bounded only by [`PAYLOAD_BYTES_MAX`]. Disk use is within twice the live bytes
 //! plus three segments as long as a checkpoint is small against a segment, but it shrinks only
-//! while somebody writes.
+//! while somebody writes. Segments set aside come on top: no more than there were when their
+//! streams were quarantined.
 
 mod batch;
 mod care;

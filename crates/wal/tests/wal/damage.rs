@@ -63,6 +63,20 @@ fn a_write_torn_at_any_byte_leaves_all_of_it_or_nothing_of_it() {
 }
 
 #[test]
+fn what_a_cut_batch_left_behind_is_wiped_before_anything_is_written_over_it() {
+    let (disk, images, states) = four_batches();
+    let (before, after) = (&images[2], &images[3]);
+    let start = (0..after.len()).find(|&at| before[at] != after[at]).unwrap();
+    let tail = [0xb7, 0x7a, 0x11, 0x6e];
+    let at = (start..after.len()).find(|&at| after[at..].starts_with(&tail)).unwrap();
+    // The sector with the head never reached the disk, the one with the tail did.
+    disk.edit(SEGMENT_1, |bytes| bytes[start..start + 36].fill(0));
+    let (wal, recovery) = try_open(&disk).unwrap();
+    assert_eq!((texts(&wal, A), recovery.torn), (states[2].clone(), None));
+    assert_eq!(disk.bytes(SEGMENT_1).unwrap()[at..at + 36], [0; 36]);
+}
+
+#[test]
 fn a_bit_flipped_in_a_synced_record_is_refused_and_in_the_last_batch_cuts_just_that() {
     let (disk, images, states) = four_batches();
     let end = images[3].iter().rposition(|&byte| byte != 0).unwrap() + 1;
