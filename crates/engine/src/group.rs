@@ -186,9 +186,7 @@ fn sweep(store: &dyn Store, range: &Range) -> Result<bool, Error> {
         ControlFlow::Break(())
     })?;
     if found {
-        let mut rows = Rows::new();
-        rows.delete_range(range.clone());
-        store.write(rows)?;
+        store.give_up(range)?;
     }
     Ok(found)
 }

@@ -21,7 +21,8 @@
 //! | `group` | one group's part of the store: its marks, its generation |
 //! | `shard` | machine changes → rows, and the machine's view of them (`keys`, `claims`, `values`) |
 //! | `meta` | meta records → rows and back |
-//! | `transfer` | a group's rows as a checked stream, and back into the store |
+//! | `files` | files of rows over RocksDB: written, checked, taken in |
+//! | `transfer` | a group's rows as files for another node: sent, resumed, checked, installed |
 //!
 //! A group's rows carry its generation. A snapshot from a peer is written
 //! under a new generation beside the old one, then one write flips the pointer; a
@@ -33,6 +34,7 @@
 
 mod bloom;
 pub mod check;
+mod files;
 mod format;
 mod group;
 mod lock;
@@ -53,8 +55,8 @@ pub use options::Budget;
 pub use rocks::RocksStore;
 pub use rows::{Range, Row};
 pub use shard::Run;
-pub use store::{Health, Intake, Pace, RowRef, Rows, Seeker, Store, Visit};
-pub use transfer::{Import, export};
+pub use store::{Cursor, Fill, Health, Pace, Put, RowRef, Rows, Seeker, Store, Visit};
+pub use transfer::{Incoming, Outgoing, Sink, SnapshotId, Terms, Throttle, copy, export};
 
 use stemedb_types::GroupId;
 

@@ -22,15 +22,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use rocksdb::{
-    DB, DBRawIterator, ErrorKind, IngestExternalFileOptions, Options, ReadOptions, ReadTier,
-    SstFileWriter, WriteBatch, WriteOptions,
+    DB, DBRawIterator, ErrorKind, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions,
 };
 
 use crate::lock::Lock;
 use crate::options::{self, Budget};
 use crate::rows::{Range, Row};
-use crate::store::{Health, Intake, Pace, RowRef, Rows, Seeker, Store, Visit};
-use crate::{Error, format, io, scrub};
+use crate::store::{Cursor, Fill, Health, Pace, RowRef, Rows, Seeker, Store, Visit};
+use crate::{Error, files, format, io, scrub};
 
 /// RocksDB's folder in a store's.
 pub(crate) const ROCKS: &str = "rocks";
@@ -262,14 +261,6 @@ impl Store for RocksStore {
         walk(open.db.raw_iterator_opt(how), reverse, visit)
     }
 
-    fn scan_frozen(&self, range: &Range, visit: Visit<'_>) -> Result<(), Error> {
-        // An iterator is a frozen view already; it must not fill the cache on its way.
-        let mut how = options::walk_options(range);
-        how.fill_cache(false);
-        let open = self.share("read")?;
-        walk(open.db.raw_iterator_opt(how), false, visit)
-    }
-
     fn seeker(&self, range: &Range) -> Box<dyn Seeker + '_> {
         let Ok(open) = self.share("read") else { return Box::new(NoSeeker) };
         let how = options::seeker_options(range);
@@ -305,12 +296,40 @@ impl Store for RocksStore {
         Ok(())
     }
 
-    fn intake(&self) -> Result<Box<dyn Intake>, Error> {
-        let open = self.share("stage")?;
+    fn frozen(&self, range: &Range) -> Box<dyn Cursor + '_> {
+        match self.share("read") {
+            Ok(open) => files::frozen(open, options::walk_options(range)),
+            Err(_) => files::nothing(),
+        }
+    }
+
+    fn staging(&self) -> Result<PathBuf, Error> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
         let dir = self.dir.join(STAGING).join(format!("{number:08}"));
         fs::create_dir(&dir).map_err(|cause| io("stage", cause))?;
-        Ok(Box::new(StagedRows { open, dir, files: Vec::new(), rows: Vec::new(), bytes: 0 }))
+        Ok(dir)
+    }
+
+    fn write_file(&self, path: &Path, fill: Fill<'_>) -> Result<(), Error> {
+        files::write(&self.share("stage")?.options, path, fill)
+    }
+
+    fn read_file(&self, path: &Path, visit: Visit<'_>) -> Result<(), Error> {
+        files::read(path, visit)
+    }
+
+    fn take_in(&self, files: &[PathBuf]) -> Result<(), Error> {
+        files::take_in(&self.share("ingest into")?.db, files)
+    }
+
+    fn give_up(&self, range: &Range) -> Result<(), Error> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        files::drop_whole(&self.share("sweep")?.db, range)?;
+        let mut rows = Rows::new();
+        rows.delete_range(range.clone());
+        self.write(rows)
     }
 
     fn disk_bytes(&self) -> u64 {
@@ -346,63 +365,5 @@ impl Store for RocksStore {
             files.map_err(|cause| unread("its files", cause))
         };
         scrub::scrub(&self.dir.join(ROCKS), &live, range, pace)
-    }
-}
-
-/// Staged rows are written to an SST file once they hold this much.
-const STAGED_FILE_BYTES: usize = 32 << 20;
-
-/// Sorted rows on their way in: those held, and the SST files of those before.
-struct StagedRows {
-    open: Arc<Open>,
-    dir: PathBuf,
-    files: Vec<PathBuf>,
-    rows: Vec<(Vec<u8>, Vec<u8>)>,
-    bytes: usize,
-}
-
-impl StagedRows {
-    fn close_file(&mut self) -> Result<(), Error> {
-        if self.rows.is_empty() {
-            return Ok(());
-        }
-        let path = self.dir.join(format!("{:08}.sst", self.files.len()));
-        let mut writer = SstFileWriter::create(&self.open.options);
-        writer.open(&path).map_err(|cause| io("stage", cause))?;
-        for (row, value) in self.rows.drain(..) {
-            writer.put(row, value).map_err(|cause| io("stage", cause))?;
-        }
-        writer.finish().map_err(|cause| io("stage", cause))?;
-        self.files.push(path);
-        self.bytes = 0;
-        Ok(())
-    }
-}
-
-impl Intake for StagedRows {
-    fn put(&mut self, row: &[u8], value: &[u8]) -> Result<(), Error> {
-        self.bytes += row.len() + value.len();
-        self.rows.push((row.to_vec(), value.to_vec()));
-        if self.bytes >= STAGED_FILE_BYTES { self.close_file() } else { Ok(()) }
-    }
-
-    fn finish(mut self: Box<Self>) -> Result<(), Error> {
-        self.close_file()?;
-        if self.files.is_empty() {
-            return Ok(());
-        }
-        let mut options = IngestExternalFileOptions::default();
-        options.set_move_files(true);
-        self.open
-            .db
-            .ingest_external_file_opts(&options, self.files.clone())
-            .map_err(|cause| io("ingest into", cause))
-    }
-}
-
-impl Drop for StagedRows {
-    fn drop(&mut self) {
-        // Ingested files were moved away; what is left is nobody's.
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }

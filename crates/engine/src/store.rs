@@ -1,6 +1,7 @@
 //! The trait: ordered rows, atomic batches, and what of them is durable.
 
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
@@ -57,9 +58,6 @@ pub trait Store: Send + Sync + 'static {
     /// Visits rows of a range in order, or against it, until the visitor breaks off.
     fn scan(&self, range: &Range, reverse: bool, visit: Visit<'_>) -> Result<(), Error>;
 
-    /// Like [`Store::scan`], forward, over the rows as they stood when the scan began.
-    fn scan_frozen(&self, range: &Range, visit: Visit<'_>) -> Result<(), Error>;
-
     /// Looks rows of a range up by their order, many of them, as they stood when this was called:
     /// a [`Store::scan`] for each would pay for its beginning every time.
     fn seeker(&self, range: &Range) -> Box<dyn Seeker + '_>;
@@ -73,8 +71,28 @@ pub trait Store: Send + Sync + 'static {
     /// Makes everything written so far durable.
     fn flush(&self) -> Result<(), Error>;
 
-    /// Begins to take in sorted rows of an empty range, beside what goes on.
-    fn intake(&self) -> Result<Box<dyn Intake>, Error>;
+    /// Rows of a range as they stood when this was called, for one long pass beside everything
+    /// else: it fills no cache.
+    fn frozen(&self, range: &Range) -> Box<dyn Cursor + '_>;
+
+    /// A new, empty folder on the store's disk, for files of rows on their way in or out. Whoever
+    /// asked for it removes it; what a crash leaves goes at the next start.
+    fn staging(&self) -> Result<PathBuf, Error>;
+
+    /// Writes a file of rows, in order, that [`Store::take_in`] takes. On an error it is not whole.
+    fn write_file(&self, path: &Path, fill: Fill<'_>) -> Result<(), Error>;
+
+    /// Visits the rows of such a file in order, every checksum in it verified. [`Error::Transfer`]
+    /// if it does not check, or holds anything but rows; also if it is found behind the rows.
+    fn read_file(&self, path: &Path, visit: Visit<'_>) -> Result<(), Error>;
+
+    /// Takes the rows of files in: durably, and all or none. The files are gone then. No row may
+    /// be in a range that holds any.
+    fn take_in(&self, files: &[PathBuf]) -> Result<(), Error>;
+
+    /// Takes away every row of a range that nobody reads any more, and gives back its space where
+    /// that costs no compaction.
+    fn give_up(&self, range: &Range) -> Result<(), Error>;
 
     /// How many bytes the store holds on disk.
     fn disk_bytes(&self) -> u64;
@@ -87,7 +105,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Closes the store and opens it again in place, which is the way out of an error that sticks.
     /// What was not flushed may be gone: every [`crate::Group`] on it is to be opened anew, and
-    /// what the log has behind its durable mark applied again. Intakes under way must be dropped
+    /// what the log has behind its durable mark applied again. Snapshots under way must be dropped
     /// before; reads that began before are waited for, up to 10 s.
     ///
     /// On an error the store is as it was, or closed: then [`Store::health`] says why, everything
@@ -129,12 +147,20 @@ pub trait Seeker {
     fn seek(&mut self, name: &[u8]) -> Result<Option<RowRef<'_>>, Error>;
 }
 
-/// Rows on their way into the store, in order; none is seen before [`Intake::finish`].
-/// Dropped unfinished, nothing of it stays.
-pub trait Intake: Send {
-    /// The next row: above every row before it.
-    fn put(&mut self, row: &[u8], value: &[u8]) -> Result<(), Error>;
+/// Walks rows in order.
+pub trait Cursor {
+    /// Goes to the first row of the range at or behind a name.
+    fn seek(&mut self, name: &[u8]) -> Result<(), Error>;
 
-    /// Makes the rows visible and durable, all together.
-    fn finish(self: Box<Self>) -> Result<(), Error>;
+    /// The row it stands at; `None` behind the last.
+    fn row(&self) -> Option<RowRef<'_>>;
+
+    /// Goes to the next row.
+    fn next(&mut self) -> Result<(), Error>;
 }
+
+/// Takes the next row of a file.
+pub type Put<'p> = &'p mut dyn FnMut(&[u8], &[u8]) -> Result<(), Error>;
+
+/// Puts the rows of a file, in order.
+pub type Fill<'f> = &'f mut dyn FnMut(Put<'_>) -> Result<(), Error>;

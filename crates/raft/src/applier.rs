@@ -15,7 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use futures_util::{Stream, StreamExt};
 use openraft::entry::RaftEntry;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
-use stemedb_engine::{Batch, Group as EngineGroup, Import, export};
+use stemedb_engine::{Batch, Group as EngineGroup, copy};
 use stemedb_machine::meta::{MetaCommand, MetaState};
 use stemedb_machine::shard::{Command, Overlay};
 use stemedb_machine::{meta, shard};
@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::Outcome;
 use crate::codec::{decode_applied, encode_applied};
+use crate::sending::Views;
 use crate::snapshot::{Builder, SnapshotData, current};
 use crate::types::{Config, Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership};
 
@@ -75,6 +76,8 @@ pub(crate) struct Applier {
     membership: StoredMembership,
     /// Where the newest snapshot that was announced ends.
     announced: Option<LogId>,
+    /// What is being sent to followers.
+    views: Arc<Views>,
 }
 
 type Answers = Vec<(Option<ApplyResponder<Config>>, Outcome)>;
@@ -86,7 +89,12 @@ impl Applier {
             None => (None, StoredMembership::default()),
             Some(mark) => decode_applied(&mark).map_err(invalid)?,
         };
-        Ok(Self { applied, last, membership, announced: None })
+        Ok(Self { applied, last, membership, announced: None, views: Arc::default() })
+    }
+
+    /// With what is being sent to followers.
+    pub(crate) fn with_views(self, views: Arc<Views>) -> Self {
+        Self { views, ..self }
     }
 
     fn apply_run(&mut self, run: Vec<Result<EntryResponder<Config>, io::Error>>) -> io::Result<()> {
@@ -211,12 +219,13 @@ impl RaftStateMachine<Config> for Applier {
         _meta: &SnapshotMeta,
         snapshot: SnapshotData,
     ) -> io::Result<()> {
-        let import = match snapshot {
-            SnapshotData::Received(import) => import,
-            SnapshotData::Here(source) => copy(&source, &self.applied.store())?,
-        };
+        let own = self.applied.store();
         // Moving files into the store and flushing it takes long: not on a thread that others need.
-        let installing = tokio::task::spawn_blocking(move || import.install());
+        let installing = tokio::task::spawn_blocking(move || match snapshot {
+            SnapshotData::Received(incoming) => incoming.install(),
+            // A snapshot that never left this process, taken in like one that did.
+            SnapshotData::Here(source) => copy(&source, &own, 0)?.install(),
+        });
         let store = installing.await.map_err(io::Error::other)??;
         let mark = store.applied()?.unwrap_or_default();
         let (last, membership) = decode_applied(&mark).map_err(invalid)?;
@@ -227,23 +236,12 @@ impl RaftStateMachine<Config> for Applier {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        current(&self.applied.store())
-    }
-}
-
-/// A snapshot that never left this process, taken in like one that did.
-fn copy(from: &EngineGroup, to: &EngineGroup) -> io::Result<Box<Import>> {
-    let mut import = Import::begin(to)?;
-    let mut fault = None;
-    export(from, &mut |chunk| match import.chunk(&chunk) {
-        Ok(()) => std::ops::ControlFlow::Continue(()),
-        Err(error) => {
-            fault = Some(error);
-            std::ops::ControlFlow::Break(())
+        let Some(mut snapshot) = current(&self.applied.store())? else { return Ok(None) };
+        if let Some(kept) = self.views.oldest_kept()
+            && kept.last_log_id < snapshot.meta.last_log_id
+        {
+            snapshot.meta = kept;
         }
-    })?;
-    match fault {
-        None => Ok(Box::new(import)),
-        Some(fault) => Err(fault.into()),
+        Ok(Some(snapshot))
     }
 }

@@ -12,6 +12,7 @@ use openraft::raft::{
 };
 use openraft::vote::RaftLeaderId;
 use std::collections::{BTreeMap, BTreeSet};
+use stemedb_engine::SnapshotId;
 use stemedb_types::{DecodeError, Decoder, Encoder, NodeId};
 
 use crate::types::{
@@ -318,12 +319,77 @@ pub(crate) fn decode_transfer(input: &[u8]) -> Result<TransferLeaderRequest<Conf
     })
 }
 
-pub(crate) fn encode_snapshot_header(vote: &Vote) -> Bytes {
-    encode_vote(vote)
+/// What a leader has to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Offer {
+    /// The leader's vote.
+    pub(crate) vote: Vote,
+    /// Which snapshot.
+    pub(crate) id: SnapshotId,
+    /// Where it ends.
+    pub(crate) last: Option<LogId>,
 }
 
-pub(crate) fn decode_snapshot_header(input: &[u8]) -> Result<Vote, DecodeError> {
-    decode_vote(input)
+/// What a follower says to an offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OfferAnswer {
+    /// It has `have` files already, and files their rows under `generation`.
+    Send {
+        /// The generation.
+        generation: u32,
+        /// The number of the file it wants next.
+        have: u32,
+    },
+    /// It has all that is in it, or follows another leader: this is its vote.
+    Needless(Vote),
+}
+
+pub(crate) fn encode_offer(offer: &Offer) -> Bytes {
+    alone(|out| {
+        put_vote(out, &offer.vote);
+        out.u128(offer.id);
+        put_log_id_option(out, &offer.last);
+    })
+}
+
+pub(crate) fn decode_offer(input: &[u8]) -> Result<Offer, DecodeError> {
+    whole("snapshot offer", input, |from| {
+        let vote = take_vote(from)?;
+        Ok(Offer { vote, id: from.u128()?, last: take_log_id_option(from)? })
+    })
+}
+
+pub(crate) fn encode_offer_answer(answer: &OfferAnswer) -> Bytes {
+    alone(|out| match answer {
+        OfferAnswer::Send { generation, have } => {
+            out.u8(0);
+            out.u32(*generation);
+            out.u32(*have);
+        }
+        OfferAnswer::Needless(vote) => {
+            out.u8(1);
+            put_vote(out, vote);
+        }
+    })
+}
+
+pub(crate) fn decode_offer_answer(input: &[u8]) -> Result<OfferAnswer, DecodeError> {
+    whole("answer to an offer", input, |from| match from.u8()? {
+        0 => Ok(OfferAnswer::Send { generation: from.u32()?, have: from.u32()? }),
+        1 => Ok(OfferAnswer::Needless(take_vote(from)?)),
+        got => Err(DecodeError::Value { what: "an answer to an offer", got: got.into() }),
+    })
+}
+
+pub(crate) fn encode_snapshot_header(vote: &Vote, id: SnapshotId) -> Bytes {
+    alone(|out| {
+        put_vote(out, vote);
+        out.u128(id);
+    })
+}
+
+pub(crate) fn decode_snapshot_header(input: &[u8]) -> Result<(Vote, SnapshotId), DecodeError> {
+    whole("snapshot header", input, |from| Ok((take_vote(from)?, from.u128()?)))
 }
 
 pub(crate) fn encode_snapshot_response(response: &SnapshotResponse<Config>) -> Bytes {
@@ -409,6 +475,13 @@ mod tests {
         assert_eq!(decode_vote_request(&encode_vote_request(&request)), Ok(request));
         let answer = VoteResponse::<Config>::new(vote, None, true);
         assert_eq!(decode_vote_response(&encode_vote_response(&answer)), Ok(answer));
+        let offer = Offer { vote, id: 7 << 100, last: Some(log_id(3, 9)) };
+        assert_eq!(decode_offer(&encode_offer(&offer)), Ok(offer));
+        for answer in [OfferAnswer::Send { generation: 3, have: 9 }, OfferAnswer::Needless(vote)] {
+            assert_eq!(decode_offer_answer(&encode_offer_answer(&answer)), Ok(answer));
+        }
+        let header = encode_snapshot_header(&vote, u128::MAX);
+        assert_eq!(decode_snapshot_header(&header), Ok((vote, u128::MAX)));
         let applied = StoredMembership::new(Some(log_id(1, 1)), membership());
         let bytes = encode_applied(&Some(log_id(4, 5)), &applied);
         assert_eq!(decode_applied(&bytes), Ok((Some(log_id(4, 5)), applied)));

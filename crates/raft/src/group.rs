@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
@@ -15,7 +15,7 @@ use openraft::{ChangeMembers, Instant as _, ServerState, SnapshotPolicy};
 use stemedb_engine::Group as EngineGroup;
 use stemedb_rpc::Plane;
 use stemedb_types::{GroupId, NodeId, Replica, ReplicaId};
-use stemedb_wal::Wal;
+use stemedb_wal::{StreamId, Wal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::applier::{Applied, Applier};
@@ -24,6 +24,8 @@ use crate::network::Network;
 use crate::queue::{
     Done, PROPOSALS_MAX, Propose, READS_MAX, ReadDone, closed, confirm_reads, propose_runs,
 };
+use crate::sending::{Sending, Transfers, Views};
+use crate::taking::Staged;
 use crate::types::{Holder, LogId, Raft};
 use crate::{Error, Written};
 
@@ -40,6 +42,10 @@ pub struct GroupOptions {
     pub snapshot_entries: u64,
     /// Entries kept behind an announced snapshot, for followers that lag a little.
     pub kept_entries: u64,
+    /// Bytes of snapshots sent in a second, at most, by all groups of the node; 0: no limit.
+    pub snapshot_bytes_per_second: u64,
+    /// A file of a snapshot is closed once it holds rows of so many bytes.
+    pub snapshot_file_bytes: usize,
 }
 
 impl Default for GroupOptions {
@@ -50,6 +56,8 @@ impl Default for GroupOptions {
             election_timeout_max_ms: 1500,
             snapshot_entries: 10_000,
             kept_entries: 2_000,
+            snapshot_bytes_per_second: 64 << 20,
+            snapshot_file_bytes: 32 << 20,
         }
     }
 }
@@ -115,7 +123,9 @@ pub struct Group {
     /// Set once no command is handed over any more.
     closing: Arc<AtomicBool>,
     /// Snapshots on their way to followers.
-    sending: Arc<AtomicUsize>,
+    views: Arc<Views>,
+    /// A snapshot on its way from the leader.
+    pub(crate) staged: Arc<Staged>,
     kept_entries: u64,
 }
 
@@ -124,19 +134,25 @@ impl Group {
     ///
     /// A replica that was never part of anything waits: for [`Group::found`], or for a leader
     /// that adds it.
-    pub async fn open(
+    pub(crate) async fn open(
         store: EngineGroup,
         replica: ReplicaId,
         wal: Wal,
         plane: Arc<Plane>,
         options: GroupOptions,
+        transfers: Transfers,
     ) -> Result<Self, Error> {
         let stopped = |cause: String| Error::Stopped(cause);
         let id = store.id();
         let applied = Applied::open(store).map_err(|cause| stopped(cause.to_string()))?;
         let applier = Applier::open(applied.clone()).map_err(|cause| stopped(cause.to_string()))?;
-        let sending = Arc::new(AtomicUsize::new(0));
-        let network = Network { plane, group: id, me: replica, sending: sending.clone() };
+        let (log, stream) = (wal.clone(), StreamId(replica.0));
+        let views = Arc::new(Views::new(Box::new(move || {
+            log.bounds(stream).purged.map(|(index, _)| index)
+        })));
+        let applier = applier.with_views(views.clone());
+        let sending = Sending::new(views.clone(), transfers, &options);
+        let network = Network { plane, group: id, me: replica, sending };
         let log = LogStore::new(wal, replica);
         let config = options.to_config(id)?;
         let raft = Raft::new(replica.0, config, network, log, applier)
@@ -159,7 +175,8 @@ impl Group {
             reads,
             leadership,
             closing,
-            sending,
+            views,
+            staged: Arc::default(),
             kept_entries,
         })
     }
@@ -327,7 +344,7 @@ impl Group {
 
     /// Whether a follower is being sent a snapshot: it will need the log from there on.
     pub fn sends_a_snapshot(&self) -> bool {
-        self.sending.load(Ordering::Relaxed) > 0
+        self.views.any()
     }
 
     /// Stops the replica; what it has is on disk or in the log. Commands that still wait in front
@@ -337,6 +354,9 @@ impl Group {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(group = %self.id, %error, "a group did not stop cleanly");
         }
+        // Snapshots under way hold on to the store.
+        self.staged.close().await;
+        self.views.close().await;
     }
 }
 

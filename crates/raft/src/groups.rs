@@ -12,6 +12,7 @@ use stemedb_wal::Wal;
 use crate::Error;
 use crate::group::{Group, GroupOptions};
 use crate::inbound::{kinds, not_here};
+use crate::sending::Transfers;
 
 /// What the replicas of a node share.
 #[derive(Clone)]
@@ -30,6 +31,7 @@ pub struct GroupsOptions {
 #[derive(Clone, Default)]
 pub struct Groups {
     open: Arc<RwLock<BTreeMap<GroupId, Group>>>,
+    transfers: Transfers,
 }
 
 impl Groups {
@@ -48,7 +50,9 @@ impl Groups {
         let store = EngineGroup::open(options.store.clone(), group)
             .map_err(|cause| Error::Stopped(cause.to_string()))?;
         let wal = options.wal.clone();
-        let opened = Group::open(store, replica, wal, options.plane.clone(), options.group).await?;
+        let plane = options.plane.clone();
+        let transfers = self.transfers.clone();
+        let opened = Group::open(store, replica, wal, plane, options.group, transfers).await?;
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         open.insert(group, opened.clone());
         Ok(opened)

@@ -5,17 +5,13 @@
 //! stead: a replica that left and came back has forgotten its vote (decision 9a).
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use stemedb_engine::Import;
-use stemedb_rpc::{Envelope, Refusal, Reply, SnapshotChunks};
+use stemedb_rpc::{Envelope, Refusal, Reply};
 
 use crate::codec::{
-    decode_append, decode_snapshot_header, decode_transfer, decode_vote_request,
-    encode_append_response, encode_snapshot_response, encode_vote_response,
+    decode_append, decode_offer, decode_transfer, decode_vote_request, encode_append_response,
+    encode_offer_answer, encode_vote_response,
 };
 use crate::group::Group;
-use crate::snapshot::{Chunks, SnapshotData, meta_of};
-use crate::types::Snapshot;
 
 /// What a message's payload is.
 pub type Kind = u8;
@@ -32,6 +28,8 @@ pub mod kinds {
     pub const TRANSFER: super::Kind = 4;
     /// A snapshot's header.
     pub const SNAPSHOT: super::Kind = 5;
+    /// Ask what a replica wants of a snapshot.
+    pub const OFFER: super::Kind = 6;
     /// The first kind that is not ours.
     pub const FIRST_OTHER: super::Kind = 32;
 }
@@ -48,11 +46,11 @@ pub(crate) fn not_here(message: &Envelope) -> Refusal {
     Refusal::new(REFUSED_REPLICA, format!("replica {to} of group {group} is not here"))
 }
 
-fn broken(cause: impl ToString) -> Refusal {
+pub(crate) fn broken(cause: impl ToString) -> Refusal {
     Refusal::new(REFUSED_PAYLOAD, cause.to_string())
 }
 
-fn stopped(cause: impl ToString) -> Refusal {
+pub(crate) fn stopped(cause: impl ToString) -> Refusal {
     Refusal::new(REFUSED_STOPPED, cause.to_string())
 }
 
@@ -92,32 +90,11 @@ impl Group {
                 let _ = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
                 Ok(Bytes::new())
             }
+            kinds::OFFER => {
+                let offer = decode_offer(payload).map_err(broken)?;
+                Ok(encode_offer_answer(&self.take_offer(offer).await?))
+            }
             kind => Err(broken(format!("no message is of kind {kind}"))),
         }
-    }
-
-    /// Takes a snapshot for this replica: stages its rows as they come, then installs them.
-    pub(crate) async fn take_snapshot(
-        &self,
-        header: Envelope,
-        mut chunks: SnapshotChunks,
-    ) -> Result<Bytes, Refusal> {
-        let vote = decode_snapshot_header(&header.payload).map_err(broken)?;
-        let mut import = Import::begin(&self.applied.store()).map_err(stopped)?;
-        let mut together = Chunks::default();
-        while let Some(piece) = chunks.next().await {
-            together.take(&piece.map_err(broken)?);
-            while let Some(chunk) = together.next().map_err(broken)? {
-                import.chunk(&chunk).map_err(broken)?;
-            }
-        }
-        if !together.is_even() {
-            return Err(broken("the stream ends within a chunk"));
-        }
-        let mark = import.applied().ok_or_else(|| broken("the stream has no applied mark"))?;
-        let meta = meta_of(&mark).map_err(broken)?;
-        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(import)) };
-        let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
-        Ok(encode_snapshot_response(&answer))
     }
 }

@@ -17,7 +17,9 @@
 //! | `codec` | our bytes of openraft's words: on disk and between peers |
 //! | `log_store` | a group's log is a stream of the node's WAL |
 //! | `applier` | entries → machine → one batch with the applied mark in it |
-//! | `snapshot` | what a snapshot is here: nothing, until it is sent; how it travels |
+//! | `snapshot` | what a snapshot is here: nothing, until it is sent |
+//! | `sending` | a snapshot to a follower: offered, sent, resumed |
+//! | `taking` | a snapshot from the leader: taken in beside what goes on |
 //! | `network` | what a group sends to a peer |
 //! | `inbound` | what a peer sends to a group |
 //! | `group` | one replica of one group: propose, read, watch, change |
@@ -49,7 +51,9 @@ mod inbound;
 mod log_store;
 mod network;
 mod queue;
+mod sending;
 mod snapshot;
+mod taking;
 mod types;
 
 #[cfg(test)]

@@ -8,9 +8,7 @@
 
 use std::future::Future;
 use std::io;
-use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -21,23 +19,18 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use stemedb_engine::export;
 use stemedb_rpc::{Envelope, Lane, Plane};
 use stemedb_types::{DecodeError, GroupId, NodeId, ReplicaId};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::codec::{
-    decode_append_response, decode_snapshot_response, decode_vote_response, encode_append,
-    encode_snapshot_header, encode_transfer, encode_vote_request,
+    decode_append_response, decode_vote_response, encode_append, encode_transfer,
+    encode_vote_request,
 };
 use crate::inbound::kinds;
-use crate::snapshot::{SnapshotData, framed};
+use crate::sending::Sending;
+use crate::snapshot::SnapshotData;
 use crate::types::{Config, Holder, Snapshot, Vote};
-
-/// Chunks of a snapshot read ahead of the network.
-const SNAPSHOT_CHUNKS_AHEAD: usize = 4;
 
 /// Makes the links of one replica to its peers.
 #[derive(Clone)]
@@ -46,36 +39,20 @@ pub(crate) struct Network {
     pub(crate) group: GroupId,
     pub(crate) me: ReplicaId,
     /// Snapshots on their way.
-    pub(crate) sending: Arc<AtomicUsize>,
+    pub(crate) sending: Sending,
 }
 
 /// From one replica to another.
 pub(crate) struct Link {
-    network: Network,
-    node: NodeId,
-    target: ReplicaId,
+    pub(crate) network: Network,
+    pub(crate) node: NodeId,
+    pub(crate) target: ReplicaId,
 }
 
-/// Counts a snapshot for as long as it is on its way.
-struct Sending(Arc<AtomicUsize>);
-
-impl Sending {
-    fn begin(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-type RpcResult<T> = Result<T, RPCError<Config>>;
+pub(crate) type RpcResult<T> = Result<T, RPCError<Config>>;
 
 impl Link {
-    fn envelope(&self, kind: u8, payload: Bytes) -> Envelope {
+    pub(crate) fn envelope(&self, kind: u8, payload: Bytes) -> Envelope {
         let Network { group, me, .. } = &self.network;
         Envelope { group: *group, from: *me, to: self.target, kind, payload }
     }
@@ -97,7 +74,7 @@ impl Link {
 }
 
 /// A peer that is not there is left alone for a while; anything else is tried again at once.
-fn failed(error: stemedb_rpc::Error) -> RPCError<Config> {
+pub(crate) fn failed(error: stemedb_rpc::Error) -> RPCError<Config> {
     match &error {
         stemedb_rpc::Error::NotSent(stemedb_rpc::NotSent::Down(_))
         | stemedb_rpc::Error::Refused(_) => RPCError::Unreachable(Unreachable::new(&error)),
@@ -155,34 +132,18 @@ impl RaftNetworkV2<Config> for Link {
             let cause = io::Error::other("a received snapshot is installed, not sent on");
             return Err(StreamingError::Network(NetworkError::new(&cause)));
         };
-        let _sending = Sending::begin(&self.network.sending);
-        let (chunks, stream) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
-        tokio::task::spawn_blocking(move || {
-            let read =
-                export(&store, &mut |chunk| match chunks.blocking_send(Ok(framed(&chunk))) {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(_) => ControlFlow::Break(()),
-                });
-            if let Err(error) = read {
-                let _ = chunks.blocking_send(Err(io::Error::other(error)));
+        let sending = self.send_snapshot(vote, store, snapshot.meta.last_log_id).boxed();
+        match select(sending, Box::pin(cancel)).await {
+            Either::Left((Ok(answer), _)) => Ok(answer),
+            Either::Left((Err(RPCError::Unreachable(error)), _)) => {
+                Err(StreamingError::Unreachable(error))
             }
-        });
-        let header = self.envelope(kinds::SNAPSHOT, encode_snapshot_header(&vote));
-        let plane = self.network.plane.clone();
-        let sending = plane.send_snapshot(self.node, header, ReceiverStream::new(stream)).boxed();
-        let answer = match select(sending, Box::pin(cancel)).await {
-            Either::Left((answer, _)) => answer,
-            Either::Right((closed, _)) => return Err(StreamingError::Closed(closed)),
-        };
-        let answer = answer.map_err(|error| {
-            tracing::warn!(group = %self.network.group, to = %self.node, %error, "a snapshot was not taken");
-            match failed(error) {
-            RPCError::Unreachable(error) => StreamingError::Unreachable(error),
-            RPCError::Network(error) => StreamingError::Network(error),
-            other => StreamingError::Network(NetworkError::new(&other)),
-        }})?;
-        decode_snapshot_response(&answer)
-            .map_err(|cause| StreamingError::Network(NetworkError::new(&cause)))
+            Either::Left((Err(RPCError::Network(error)), _)) => Err(StreamingError::Network(error)),
+            Either::Left((Err(other), _)) => {
+                Err(StreamingError::Network(NetworkError::new(&other)))
+            }
+            Either::Right((closed, _)) => Err(StreamingError::Closed(closed)),
+        }
     }
 
     async fn transfer_leader(

@@ -268,6 +268,14 @@ impl Plane {
         }
     }
 
+    /// A number by chance that nobody can guess and no other call gets: to name something in the
+    /// cluster.
+    pub fn draw(&self) -> u128 {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&self.local.chance.nonce()[..16]);
+        u128::from_le_bytes(bytes)
+    }
+
     /// Stops: no more connections either way, answers owed may still leave for the drain time,
     /// everything else that waits is told [`Down::Shutdown`]. Resolves when all tasks have ended.
     pub async fn shutdown(&self) {

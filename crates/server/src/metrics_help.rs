@@ -34,6 +34,16 @@ pub(crate) fn describe() {
         Unit::Seconds,
         "Time of one flush of the store."
     );
+    describe_counter!(
+        "stemedb_snapshot_sent_bytes_total",
+        Unit::Bytes,
+        "Bytes of snapshots sent to followers that lack too much of a log."
+    );
+    describe_counter!(
+        "stemedb_snapshot_received_bytes_total",
+        Unit::Bytes,
+        "Bytes of snapshots that came from leaders, refused ones included."
+    );
     describe_gauge!("stemedb_build_info", "Always 1; the label names the version.");
 }
 

@@ -177,6 +177,7 @@ fn stdin_ended(matters: bool) -> Arc<Notify> {
 /// Starts the node that the settings describe.
 async fn start_node(settings: &Settings) -> Result<Node, Failure> {
     let mut options = NodeOptions::alone("");
+    options.groups.snapshot_bytes_per_second = settings.snapshot_bytes_per_second;
     options.wal_dir = settings.wal_dir.clone();
     options.db_dir = settings.db_dir.clone();
     options.name = settings.node_name.clone();

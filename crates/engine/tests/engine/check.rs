@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use stemedb_engine::check::{Report, check, repair};
-use stemedb_engine::{Error, Group, Import, Store};
+use stemedb_engine::{Error, Group, Store, copy as copy_group};
 use stemedb_machine::meta::MetaRecord;
 use stemedb_machine::shard::suite::random::Draw;
 use stemedb_machine::shard::suite::{Run, item, statement};
@@ -29,9 +29,7 @@ fn store(dir: &Path) {
     run.assert(vec![item("ci", &statement("s", "p", 1)), item("ci", &statement("s/1", "q", 2))]);
     store.flush().unwrap();
     let receiver = Group::open(store.clone(), GroupId(2)).unwrap();
-    let mut import = Import::begin(&receiver).unwrap();
-    chunks(&run.replica.group).iter().for_each(|chunk| import.chunk(chunk).unwrap());
-    let received = import.install().unwrap();
+    let received = copy_group(&run.replica.group, &receiver, 1).unwrap().install().unwrap();
     received.commit(received.batch(), mark(7)).unwrap();
     store.flush().unwrap();
     // Written, never flushed: a crash takes it, and so the check does not see it.

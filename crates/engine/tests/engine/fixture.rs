@@ -15,7 +15,7 @@ use stemedb_machine::shard::{Answer, Pattern, Read, ReadAnswer, View};
 use stemedb_types::{ClusterId, GroupId, ReplicaId, Revision};
 use tempfile::TempDir;
 
-use crate::common::{Counted, chunks, commits, copy, group};
+use crate::common::{Counted, commits, copy, group};
 
 /// Set it to a folder that does not exist, and the generator writes a fixture there.
 const GENERATE: &str = "STEMEDB_GENERATE_FIXTURE";
@@ -37,10 +37,9 @@ fn write(dir: &Path) {
     run.in_bucket(1, "default");
     let store = crate::common::open(dir);
     let receiver = Group::open(store.clone(), GroupId(1)).unwrap();
-    let mut import = stemedb_engine::Import::begin(&receiver).unwrap();
-    chunks(&run.replica.group).iter().for_each(|chunk| import.chunk(chunk).unwrap());
+    let incoming = stemedb_engine::copy(&run.replica.group, &receiver, 1).unwrap();
     let commits = run.replica.commits;
-    run.replica = Counted::over(import.install().unwrap());
+    run.replica = Counted::over(incoming.install().unwrap());
     run.replica.commits = commits;
     run.assert(vec![item("ci", &statement("s", "p", 1)), item("ci", &statement("s/1", "q", 2))]);
     run.assert(vec![item("else", &statement("s", "p", 1))]);

@@ -1,100 +1,133 @@
-//! Snapshots: whole or not at all, and nobody reads half of two states.
+//! Snapshots: whole or not at all, resumed, and nobody reads half of two states.
 
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use stemedb_engine::{Error, Group, Import, Range, export};
+use sha2::{Digest, Sha256};
+use stemedb_engine::{
+    Cursor, Error, Fill, Group, Health, Incoming, Outgoing, Pace, Range, RocksStore, Row, Rows,
+    Seeker, Store, Terms, Visit, copy as copy_group,
+};
 use stemedb_machine::shard::suite::random::Draw;
 use stemedb_machine::shard::suite::{Run, key};
 use stemedb_machine::shard::{Read, ReadAnswer};
-use stemedb_types::GroupId;
+use stemedb_types::{Encoder, GroupId};
 use tempfile::TempDir;
 
-use crate::common::{Counted, chunks, commits, copy, group};
+use crate::common::{Counted, chunks, commits, copy, group, open};
 
-/// A group with a megabyte or so in it: several chunks.
+const SUM_BYTES: usize = 32;
+const HEAD_BYTES: usize = 22;
+
+/// A group with a megabyte or so in it.
 fn sender(dir: &Path, seed: u64) -> Run<Counted> {
-    let mut run = Run::new(Counted::over(group(dir, 1)));
+    fill(group(dir, 1), seed)
+}
+
+fn fill(group: Group, seed: u64) -> Run<Counted> {
+    let mut run = Run::new(Counted::over(group));
     let mut draw = Draw(seed);
     for n in 0..40u8 {
         run.command(&draw.command());
         if n.is_multiple_of(4) {
-            run.put(&[b'l', n], &vec![n; 100_000]);
+            run.put(&[b'l', n], &noise(n));
         }
     }
     run
 }
 
-fn import(group: &Group, chunks: &[Bytes]) -> Result<Group, Error> {
-    let mut import = Import::begin(group)?;
-    for chunk in chunks {
-        import.chunk(chunk)?;
+/// What does not compress, so that files have about the length of their rows.
+fn noise(seed: u8) -> Vec<u8> {
+    let mut noise = Vec::with_capacity(100_000);
+    let mut block = [seed; 32];
+    while noise.len() < 100_000 {
+        block = Sha256::digest(block).into();
+        noise.extend(block);
     }
-    import.install()
+    noise
 }
 
-fn sst_files(dir: &Path) -> usize {
-    let staging = fs::read_dir(dir.join("staging")).unwrap();
-    staging.flat_map(|dir| fs::read_dir(dir.unwrap().path()).unwrap()).count()
+fn terms() -> Terms {
+    Terms { file_bytes: 200_000, ..Terms::default() }
 }
 
-#[test]
-fn a_snapshot_is_the_same_rows_at_the_other_end_whatever_was_there() {
-    let [here, there] = [(); 2].map(|()| TempDir::new().unwrap());
-    let sent = sender(here.path(), 1);
-    let stream = chunks(&sent.replica.group);
-    assert!(stream.len() > 3, "{} chunks", stream.len());
-    // The receiver holds another state, and a group beside it that must not notice.
-    let received = sender(there.path(), 2);
-    let beside = Group::open(received.replica.group.store().clone(), GroupId(2)).unwrap();
-    beside.commit(beside.batch(), b"beside".to_vec()).unwrap();
-    let installed = import(&received.replica.group, &stream).unwrap();
-    assert_eq!(chunks(&installed), stream);
-    assert_eq!(commits(installed.applied().unwrap()), Some(sent.replica.commits));
-    assert_eq!(installed.durable_applied().unwrap(), installed.applied().unwrap());
-    assert_eq!(beside.applied().unwrap().as_deref(), Some(&b"beside"[..]));
-    // It goes on from there as the sender does, and again over itself.
-    let (mut ours, mut theirs) = (Run::new(Counted::over(installed)), sent);
-    ours.replica.commits = theirs.replica.commits;
-    let mut draw = Draw(3);
-    for _ in 0..20 {
-        let command = draw.command();
-        assert_eq!(ours.command(&command), theirs.command(&command));
-    }
-    assert_eq!(chunks(&ours.replica.group), chunks(&theirs.replica.group));
-    let stream = chunks(&theirs.replica.group);
-    let again = import(&ours.replica.group, &stream).unwrap();
-    assert_eq!(chunks(&again), stream);
+fn freeze(group: &Group, id: u128) -> Outgoing {
+    Outgoing::begin(group, id, terms()).unwrap()
 }
 
-#[test]
-fn an_installed_snapshot_survives_a_kill_at_once_and_the_old_rows_are_gone() {
-    let [here, there, left] = [(); 3].map(|()| TempDir::new().unwrap());
-    let stream = chunks(&sender(here.path(), 1).replica.group);
-    let installed = {
-        let received = sender(there.path(), 2);
-        let _ = received.replica.group.store().flush();
-        import(&received.replica.group, &stream).unwrap()
-    };
-    copy(there.path(), left.path());
-    let killed = group(left.path(), 1);
-    assert_eq!(chunks(&killed), stream);
-    // Rows of generation 0 in front of those of 1: none, here and there.
-    for living in [&installed, &killed] {
-        assert_eq!(rows_of_generation(living, 0), 0);
-        assert!(rows_of_generation(living, 1) > 0);
+/// All pieces from a file on, as they leave.
+fn pieces(outgoing: &Outgoing, generation: u32, from: u32) -> Vec<Bytes> {
+    let (gives, given) = mpsc::channel();
+    let sink = Box::new(move |piece| {
+        let _ = gives.send(piece);
+        ControlFlow::Continue(())
+    });
+    outgoing.send(generation, from, sink).unwrap();
+    given.iter().collect::<Result<_, Error>>().unwrap()
+}
+
+/// The files of a stream, each with its head and its checksum.
+fn files(pieces: &[Bytes]) -> Vec<Vec<u8>> {
+    let mut stream = &pieces.concat()[..];
+    let mut files = Vec::new();
+    while !stream.is_empty() {
+        let length = u64::from_le_bytes(stream[14..22].try_into().unwrap()) as usize;
+        let (file, behind) = stream.split_at(HEAD_BYTES + length + SUM_BYTES);
+        files.push(file.to_vec());
+        stream = behind;
     }
+    files
+}
+
+/// Takes files in until one is refused.
+fn take(incoming: &mut Incoming, files: &[Vec<u8>]) -> Result<(), Error> {
+    files.iter().try_for_each(|file| incoming.take(file))
+}
+
+fn install(group: &Group, files: &[Vec<u8>]) -> Result<Group, Error> {
+    let mut incoming = Incoming::begin(group, 1)?;
+    take(&mut incoming, files)?;
+    incoming.install()
+}
+
+/// Files of a group for another, and the generation that comes next there.
+fn files_for(from: &Group, generation: u32) -> Vec<Vec<u8>> {
+    files(&pieces(&freeze(from, 1), generation, 0))
+}
+
+fn is_refused<T>(result: &Result<T, Error>) -> bool {
+    matches!(result, Err(Error::Transfer { .. }))
+}
+
+/// Everything under `staging`, by name.
+fn staged(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut dirs = vec![dir.join("staging")];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    found
 }
 
 /// How many rows the store holds for a generation of group 1, whichever is the living one.
-fn rows_of_generation(group: &Group, generation: u8) -> usize {
+fn rows_of_generation(store: &Arc<dyn Store>, generation: u8) -> usize {
     let start = [0, 0, 0, 1, 0, 0, 0, generation];
     let end = [0, 0, 0, 1, 0, 0, 0, generation + 1];
     let mut rows = 0;
     let range = Range::between(&start, &end);
-    let store = group.store();
     store
         .scan(&range, false, &mut |_, _| {
             rows += 1;
@@ -105,105 +138,452 @@ fn rows_of_generation(group: &Group, generation: u8) -> usize {
 }
 
 #[test]
-fn a_stream_that_is_not_whole_is_refused_and_leaves_nothing() {
+fn a_snapshot_is_the_same_rows_at_the_other_end_whatever_was_there() {
     let [here, there] = [(); 2].map(|()| TempDir::new().unwrap());
-    let stream = chunks(&sender(here.path(), 1).replica.group);
-    let count = stream.len();
+    let sent = sender(here.path(), 1);
+    // The receiver holds another state, and a group beside it that must not notice.
     let received = sender(there.path(), 2).replica.group;
-    let before = chunks(&received);
-    let mut streams = Vec::new();
-    for at in 0..count {
-        let mut missing = stream.clone();
-        missing.remove(at);
-        streams.push(("missing", at, missing));
-        let mut doubled = stream.clone();
-        doubled.insert(at, stream[at].clone());
-        streams.push(("doubled", at, doubled));
-        for byte in [0, 1, 5, stream[at].len() / 2, stream[at].len() - 1] {
-            let mut flipped = stream.clone();
-            let mut bytes = flipped[at].to_vec();
-            bytes[byte] ^= 0x10;
-            flipped[at] = Bytes::from(bytes);
-            streams.push(("flipped", at, flipped));
-        }
-        let mut short = stream.clone();
-        short[at] = short[at].slice(..short[at].len() - 1);
-        streams.push(("short", at, short));
+    let beside = Group::open(received.store().clone(), GroupId(2)).unwrap();
+    beside.commit(beside.batch(), b"beside".to_vec()).unwrap();
+    let files = files_for(&sent.replica.group, 1);
+    assert!(files.len() > 3, "{} files", files.len());
+    let installed = install(&received, &files).unwrap();
+    assert_eq!(chunks(&installed), chunks(&sent.replica.group));
+    assert_eq!(commits(installed.applied().unwrap()), Some(sent.replica.commits));
+    assert_eq!(installed.durable_applied().unwrap(), installed.applied().unwrap());
+    assert_eq!(beside.applied().unwrap().as_deref(), Some(&b"beside"[..]));
+    assert_eq!(staged(there.path()), [] as [PathBuf; 0]);
+    assert_eq!(staged(here.path()), [] as [PathBuf; 0], "the sender keeps no file either");
+    // It goes on from there as the sender does, and again over itself.
+    let (mut ours, mut theirs) = (Run::new(Counted::over(installed)), sent);
+    ours.replica.commits = theirs.replica.commits;
+    let mut draw = Draw(3);
+    for _ in 0..20 {
+        let command = draw.command();
+        assert_eq!(ours.command(&command), theirs.command(&command));
     }
-    let mut swapped = stream.clone();
-    swapped.swap(0, 1);
-    streams.push(("swapped", 0, swapped));
-    streams.push(("empty", 0, vec![]));
-    streams.push(("no bytes", 0, vec![Bytes::new()]));
-    for (what, at, stream) in streams {
-        let refused = import(&received, &stream).map(|_| ());
-        assert!(matches!(refused, Err(Error::Transfer { .. })), "{what} at {at}: {refused:?}");
-        // Even by a caller that goes on after the refusal.
-        let mut import = Import::begin(&received).unwrap();
-        let taken: Vec<bool> = stream.iter().map(|chunk| import.chunk(chunk).is_ok()).collect();
-        let refused = import.install().map(|_| ());
-        assert!(matches!(refused, Err(Error::Transfer { .. })), "{what} at {at}: {taken:?}");
-        assert_eq!(sst_files(there.path()), 0);
-    }
-    assert_eq!(chunks(&received), before);
-    assert_eq!(rows_of_generation(&received, 1), 0);
-    // And the whole one still goes in.
-    assert_eq!(chunks(&import(&received, &stream).unwrap()), stream);
-}
-
-/// A chunk with these rows, as a sender that means ill would make it.
-fn forged(rows: &[(&[u8], &[u8])]) -> Bytes {
-    let mut out = stemedb_types::Encoder::new();
-    out.u8(1);
-    out.bool(true);
-    out.u64(0);
-    for (row, value) in rows {
-        out.bytes(row);
-        out.bytes(value);
-    }
-    let crc = crc32fast::hash(out.as_slice());
-    out.u32(crc);
-    out.finish()
+    assert_eq!(chunks(&ours.replica.group), chunks(&theirs.replica.group));
+    let again = copy_group(&theirs.replica.group, &ours.replica.group, 2).unwrap();
+    assert_eq!(chunks(&again.install().unwrap()), chunks(&theirs.replica.group));
 }
 
 #[test]
-fn rows_out_of_order_and_streams_without_a_mark_are_refused() {
+fn a_view_is_frozen_while_writes_go_on_and_resumes_with_the_same_rows() {
+    let [here, there] = [(); 2].map(|()| TempDir::new().unwrap());
+    let mut sent = sender(here.path(), 1);
+    let before = chunks(&sent.replica.group);
+    let outgoing = freeze(&sent.replica.group, 7);
+    assert_eq!(commits(Some(outgoing.applied().clone())), Some(sent.replica.commits));
+    let first = files(&pieces(&outgoing, 1, 0));
+    // Writes, flushes, even a snapshot taking the group's place: the view does not see it.
+    for n in 0..30u8 {
+        sent.put(&[b'n', n], &noise(n));
+    }
+    let store = sent.replica.group.store().clone();
+    store.flush().unwrap();
+    let other = sender(there.path(), 5);
+    let replaced = copy_group(&other.replica.group, &sent.replica.group, 3).unwrap();
+    let replaced = replaced.install().unwrap();
+    drop(sent);
+    let again = files(&pieces(&outgoing, 1, 2));
+    assert_eq!(again.len(), first.len() - 2);
+    let third = TempDir::new().unwrap();
+    let received = group(third.path(), 1);
+    let mut incoming = Incoming::begin(&received, 7).unwrap();
+    take(&mut incoming, &first[..2]).unwrap();
+    take(&mut incoming, &again).unwrap();
+    assert_eq!(chunks(&incoming.install().unwrap()), before);
+    assert_eq!(chunks(&replaced), chunks(&other.replica.group));
+    // Once nobody needs it, the rows of the replaced generation go.
+    assert!(rows_of_generation(&store, 0) > 0);
+    outgoing.close();
+    assert_eq!(rows_of_generation(&store, 0), 0);
+}
+
+#[test]
+fn a_view_that_nobody_asks_for_goes_and_says_so() {
     let dir = TempDir::new().unwrap();
-    let received = group(dir.path(), 1);
-    let mark: (&[u8], &[u8]) = (b"\x01", b"mark");
-    for (what, rows) in [
-        ("no rows", vec![]),
-        ("no mark", vec![(&b"\x20row"[..], &b"value"[..])]),
-        ("a row twice", vec![mark, mark]),
-        ("out of order", vec![mark, (b"\x20b", b""), (b"\x20a", b"")]),
-        ("a row without a name", vec![(b"", b""), mark]),
-    ] {
-        let refused = import(&received, &[forged(&rows)]).map(|_| ());
-        assert!(matches!(refused, Err(Error::Transfer { .. })), "{what}: {refused:?}");
-        assert_eq!(received.applied().unwrap(), None, "{what}");
+    let group = sender(dir.path(), 1).replica.group;
+    let short = Terms { kept: Duration::ZERO, ..terms() };
+    let outgoing = Outgoing::begin(&group, 1, short).unwrap();
+    while outgoing.is_kept() {
+        std::thread::yield_now();
     }
-    let installed = import(&received, &[forged(&[mark])]).unwrap();
-    assert_eq!(installed.applied().unwrap().as_deref(), Some(&b"mark"[..]));
+    let refused = outgoing.send(1, 0, Box::new(|_| ControlFlow::Continue(())));
+    assert!(is_refused(&refused), "{refused:?}");
+    assert_eq!(staged(dir.path()), [] as [PathBuf; 0]);
+    // Of a group in which nothing was ever applied there is none.
+    let empty = Group::open(group.store().clone(), GroupId(5)).unwrap();
+    assert!(is_refused(&Outgoing::begin(&empty, 1, terms())));
 }
 
 #[test]
-fn an_import_cut_short_leaves_nothing_visible_and_is_swept_at_the_next_open() {
-    let [here, there, left] = [(); 3].map(|()| TempDir::new().unwrap());
-    let stream = chunks(&sender(here.path(), 1).replica.group);
+fn a_broken_stream_goes_on_where_whole_files_end_and_sends_none_of_them_again() {
+    let [here, there] = [(); 2].map(|()| TempDir::new().unwrap());
+    let sent = sender(here.path(), 1).replica.group;
     let received = sender(there.path(), 2).replica.group;
-    received.store().flush().unwrap();
     let before = chunks(&received);
-    // More than one staged file's worth, so that some of it is on disk.
-    let mut import = Import::begin(&received).unwrap();
-    stream[..stream.len() - 1].iter().for_each(|chunk| import.chunk(chunk).unwrap());
-    fs::write(there.path().join("staging/left-behind"), b"by a crash").unwrap();
+    let outgoing = freeze(&sent, 1);
+    let mut incoming = Incoming::begin(&received, 1).unwrap();
+    let mut have = 0;
+    let mut breaks = 0;
+    while !incoming.is_whole() {
+        let all = pieces(&outgoing, incoming.generation(), incoming.have());
+        let all = all.concat();
+        let first = files(&[Bytes::from(all.clone())])[0].len();
+        // It breaks within the second file, in odd pieces.
+        let cut = (first + HEAD_BYTES + 100).min(all.len());
+        for piece in all[..cut].chunks(7919) {
+            incoming.take(piece).unwrap();
+        }
+        if !incoming.is_whole() {
+            incoming.break_off();
+            breaks += 1;
+        }
+        assert_eq!(incoming.have(), have + 1, "one more file, and only that");
+        assert_eq!(staged(there.path()).len(), have as usize + 1, "none of the broken one");
+        have += 1;
+        assert_eq!(chunks(&received), before);
+    }
+    assert!(breaks > 2, "{breaks}");
+    assert_eq!(chunks(&incoming.install().unwrap()), chunks(&sent));
+    // A receiver that claims files that were never sent is told so, not obeyed.
+    let (gives, given) = mpsc::channel();
+    let sink = Box::new(move |piece| {
+        let _ = gives.send(piece);
+        ControlFlow::Continue(())
+    });
+    outgoing.send(1, 1000, sink).unwrap();
+    assert!(is_refused(&given.recv().unwrap()));
+}
+
+/// What is done to the files of a stream.
+type Damage = Box<dyn Fn(&mut Vec<Vec<u8>>)>;
+
+#[test]
+fn a_stream_that_is_damaged_or_out_of_order_is_refused_and_leaves_nothing() {
+    let [here, there] = [(); 2].map(|()| TempDir::new().unwrap());
+    let sent = sender(here.path(), 1).replica.group;
+    let received = sender(there.path(), 2).replica.group;
+    let before = chunks(&received);
+    let outgoing = freeze(&sent, 1);
+    let count = files(&pieces(&outgoing, 1, 0)).len();
+    let mut damages: Vec<(String, Damage)> = vec![
+        ("more behind the last".to_owned(), Box::new(|files| files.push(vec![1; 100]))),
+        ("nothing at all".to_owned(), Box::new(Vec::clear)),
+    ];
+    for at in 0..count {
+        damages.push((format!("{at} missing"), Box::new(move |files| drop(files.remove(at)))));
+        damages.push((
+            format!("{at} twice"),
+            Box::new(move |files| files.insert(at, files[at].clone())),
+        ));
+        damages.push((format!("{at} short"), Box::new(move |files| _ = files[at].pop())));
+        for byte in [3, 8, HEAD_BYTES + 5000] {
+            let flip = move |files: &mut Vec<Vec<u8>>| files[at][byte] ^= 0x10;
+            damages.push((format!("{at} flipped at {byte}"), Box::new(flip)));
+        }
+        let sum = move |files: &mut Vec<Vec<u8>>| *files[at].last_mut().unwrap() ^= 1;
+        damages.push((format!("the checksum of {at} flipped"), Box::new(sum)));
+    }
+    for (what, damage) in damages {
+        let mut incoming = Incoming::begin(&received, 1).unwrap();
+        let mut stream = files(&pieces(&outgoing, incoming.generation(), 0));
+        damage(&mut stream);
+        let taken = take(&mut incoming, &stream);
+        if taken.is_err() {
+            assert!(is_refused(&taken), "{what}: {taken:?}");
+            let behind = incoming.take(&[]);
+            assert!(is_refused(&behind), "{what}: what comes behind it is refused too");
+        }
+        assert!(taken.is_err() || !incoming.is_whole(), "{what}");
+        if incoming.is_whole() {
+            // Only what stood behind the last file was refused.
+            let behind = [format!("{} twice", count - 1), "more behind the last".to_owned()];
+            assert!(behind.contains(&what), "{what}");
+            drop(incoming);
+        } else {
+            assert!(is_refused(&incoming.install()), "{what}");
+        }
+        assert_eq!(staged(there.path()), [] as [PathBuf; 0], "{what}");
+    }
     assert_eq!(chunks(&received), before);
-    copy(there.path(), left.path());
-    let killed = group(left.path(), 1);
-    assert_eq!(chunks(&killed), before);
-    assert_eq!(fs::read_dir(left.path().join("staging")).unwrap().count(), 0);
-    drop(import);
-    assert_eq!(chunks(&received), before);
+    for generation in 1..=255 - 1 {
+        assert_eq!(rows_of_generation(received.store(), generation), 0);
+    }
+}
+
+/// A file with a head and a checksum that fit, whatever is in it.
+fn sealed(last: bool, number: u32, rows: u64, bytes: &[u8]) -> Vec<u8> {
+    let mut out = Encoder::new();
+    out.u8(1);
+    out.bool(last);
+    out.u32(number);
+    out.u64(rows);
+    out.u64(bytes.len() as u64);
+    out.raw(bytes);
+    let sum = Sha256::digest(out.as_slice());
+    out.raw(&sum);
+    out.into_vec()
+}
+
+/// What a sender that means ill may write into a file.
+enum Entry<'e> {
+    Row(&'e [u8], &'e [u8]),
+    Delete(&'e [u8]),
+    DeleteRange(&'e [u8], &'e [u8]),
+}
+
+fn forged(dir: &Path, scope: &[u8], entries: &[Entry<'_>]) -> Vec<u8> {
+    let path = dir.join("forged.sst");
+    let options = rocksdb::Options::default();
+    let mut writer = rocksdb::SstFileWriter::create(&options);
+    writer.open(&path).unwrap();
+    let name = |name: &[u8]| [scope, name].concat();
+    for entry in entries {
+        match entry {
+            Entry::Row(row, value) => writer.put(name(row), value).unwrap(),
+            Entry::Delete(row) => writer.delete(name(row)).unwrap(),
+            Entry::DeleteRange(from, to) => writer.delete_range(name(from), to.to_vec()).unwrap(),
+        }
+    }
+    writer.finish().unwrap();
+    fs::read(path).unwrap()
+}
+
+#[test]
+fn files_that_hold_anything_but_rows_of_the_range_in_order_are_refused() {
+    let dirs = [(); 2].map(|()| TempDir::new().unwrap());
+    let received = group(dirs[0].path(), 1);
+    let beside = Group::open(received.store().clone(), GroupId(2)).unwrap();
+    beside.commit(beside.batch(), b"beside".to_vec()).unwrap();
+    let mark = Entry::Row(b"\x01", b"mark");
+    let row = Entry::Row(b"\x20row", b"value");
+    let (all, above) = ([0xffu8; 4], [0u8, 0, 0, 3]);
+    let cases: [(&str, Vec<Entry<'_>>, u64); 8] = [
+        ("no mark", vec![row], 1),
+        ("fewer rows than it says", vec![mark], 2),
+        ("more rows than it says", vec![Entry::Row(b"\x01", b""), Entry::Row(b"\x02", b"")], 1),
+        ("a deletion", vec![Entry::Row(b"\x01", b"mark"), Entry::Delete(b"\x20")], 1),
+        (
+            "a deletion that is counted as a row",
+            vec![Entry::Row(b"\x01", b"mark"), Entry::Delete(b"\x20")],
+            2,
+        ),
+        (
+            "a range deletion over other groups",
+            vec![Entry::Row(b"\x01", b"mark"), Entry::DeleteRange(b"\x20", &above)],
+            1,
+        ),
+        (
+            "a range deletion that is counted as a row",
+            vec![Entry::Row(b"\x01", b"mark"), Entry::DeleteRange(b"\x20", &all)],
+            2,
+        ),
+        ("a row without a name", vec![Entry::Row(b"", b"v"), Entry::Row(b"\x01", b"mark")], 2),
+    ];
+    for (what, entries, rows) in cases {
+        let mut incoming = Incoming::begin(&received, 1).unwrap();
+        let scope = scope(1, incoming.generation());
+        let file = sealed(true, 0, rows, &forged(dirs[1].path(), &scope, &entries));
+        let taken = incoming.take(&file);
+        assert!(is_refused(&taken), "{what}: {taken:?}");
+        assert!(is_refused(&incoming.install()), "{what}");
+        assert_eq!(staged(dirs[0].path()), [] as [PathBuf; 0], "{what}");
+    }
+    // Rows of another group, of the living generation, and no file at all.
+    let generation = Incoming::begin(&received, 1).unwrap().generation() + 1;
+    for (what, scope) in [
+        ("another group", scope(2, generation)),
+        ("the living rows", scope(1, 0)),
+        ("none", vec![]),
+    ] {
+        let mut incoming = Incoming::begin(&received, 1).unwrap();
+        let entries = [Entry::Row(b"\x01", b"mark")];
+        let mut file = forged(dirs[1].path(), &scope, &entries);
+        if scope.is_empty() {
+            file.fill(7);
+        }
+        let taken = incoming.take(&sealed(true, 0, 1, &file));
+        assert!(is_refused(&taken), "{what}: {taken:?}");
+    }
+    // A second file must begin above the first one's end.
+    let mut incoming = Incoming::begin(&received, 1).unwrap();
+    let scope = scope(1, incoming.generation());
+    let first = [Entry::Row(b"\x01", b"mark"), Entry::Row(b"\x30", b"")];
+    let second = [Entry::Row(b"\x30", b"again")];
+    incoming.take(&sealed(false, 0, 2, &forged(dirs[1].path(), &scope, &first))).unwrap();
+    let taken = incoming.take(&sealed(true, 1, 1, &forged(dirs[1].path(), &scope, &second)));
+    assert!(is_refused(&taken), "{taken:?}");
+    assert_eq!(incoming.have(), 1);
+    drop(incoming);
+    assert_eq!(received.applied().unwrap(), None);
+    assert_eq!(beside.applied().unwrap().as_deref(), Some(&b"beside"[..]));
+    // And one that is as it should be goes in.
+    let mut incoming = Incoming::begin(&received, 1).unwrap();
+    let scope = self::scope(1, incoming.generation());
+    let good = [Entry::Row(b"\x01", b"mark")];
+    incoming.take(&sealed(true, 0, 1, &forged(dirs[1].path(), &scope, &good))).unwrap();
+    assert_eq!(incoming.install().unwrap().applied().unwrap().as_deref(), Some(&b"mark"[..]));
+}
+
+fn scope(group: u32, generation: u32) -> Vec<u8> {
+    [group.to_be_bytes(), generation.to_be_bytes()].concat()
+}
+
+/// A store whose directory is copied, as a kill would leave it, before and after each step.
+struct Watched {
+    store: Arc<RocksStore>,
+    dir: PathBuf,
+    watching: AtomicBool,
+    copies: std::sync::Mutex<Vec<(String, TempDir)>>,
+}
+
+impl Watched {
+    fn step<T>(&self, what: &str, step: impl FnOnce() -> T) -> T {
+        self.copy(&format!("before {what}"));
+        let result = step();
+        self.copy(&format!("after {what}"));
+        result
+    }
+
+    fn copy(&self, what: &str) {
+        if !self.watching.load(Ordering::Relaxed) {
+            return;
+        }
+        let left = TempDir::new().unwrap();
+        copy(&self.dir, left.path());
+        self.copies.lock().unwrap().push((what.to_owned(), left));
+    }
+}
+
+impl Store for Watched {
+    fn get(&self, row: &Row) -> Result<Option<Bytes>, Error> {
+        self.store.get(row)
+    }
+    fn scan(&self, range: &Range, reverse: bool, visit: Visit<'_>) -> Result<(), Error> {
+        self.store.scan(range, reverse, visit)
+    }
+    fn seeker(&self, range: &Range) -> Box<dyn Seeker + '_> {
+        self.store.seeker(range)
+    }
+    fn write(&self, rows: Rows) -> Result<(), Error> {
+        self.step("writing", || self.store.write(rows))
+    }
+    fn durable(&self, row: &Row) -> Result<Option<Bytes>, Error> {
+        self.store.durable(row)
+    }
+    fn flush(&self) -> Result<(), Error> {
+        self.step("flushing", || self.store.flush())
+    }
+    fn frozen(&self, range: &Range) -> Box<dyn Cursor + '_> {
+        self.store.frozen(range)
+    }
+    fn staging(&self) -> Result<PathBuf, Error> {
+        self.step("staging", || self.store.staging())
+    }
+    fn write_file(&self, path: &Path, fill: Fill<'_>) -> Result<(), Error> {
+        self.store.write_file(path, fill)
+    }
+    fn read_file(&self, path: &Path, visit: Visit<'_>) -> Result<(), Error> {
+        self.step("checking a file", || self.store.read_file(path, visit))
+    }
+    fn take_in(&self, files: &[PathBuf]) -> Result<(), Error> {
+        self.step("taking in", || self.store.take_in(files))
+    }
+    fn give_up(&self, range: &Range) -> Result<(), Error> {
+        self.step("sweeping", || self.store.give_up(range))
+    }
+    fn disk_bytes(&self) -> u64 {
+        self.store.disk_bytes()
+    }
+    fn free_bytes(&self) -> Result<u64, Error> {
+        self.store.free_bytes()
+    }
+    fn health(&self) -> Health {
+        self.store.health()
+    }
+    fn reopen(&self) -> Result<(), Error> {
+        self.store.reopen()
+    }
+    fn scrub(&self, range: &Range, pace: Pace<'_>) -> Result<u64, Error> {
+        self.store.scrub(range, pace)
+    }
+}
+
+#[test]
+fn a_kill_at_any_step_leaves_the_old_state_or_the_new_one_whole_and_nothing_beside_it() {
+    let [here, there] = [(); 2].map(|()| TempDir::new().unwrap());
+    let sent = sender(here.path(), 1).replica.group;
+    let watched = Arc::new(Watched {
+        store: open(there.path()),
+        dir: there.path().to_owned(),
+        watching: AtomicBool::new(false),
+        copies: std::sync::Mutex::default(),
+    });
+    let received = fill(Group::open(watched.clone(), GroupId(1)).unwrap(), 2).replica.group;
+    received.store().flush().unwrap();
+    let (old, new) = (chunks(&received), chunks(&sent));
+    watched.watching.store(true, Ordering::Relaxed);
+    let mut incoming = Incoming::begin(&received, 1).unwrap();
+    for file in files_for(&sent, incoming.generation()) {
+        let (some, rest) = file.split_at(file.len() / 2);
+        incoming.take(some).unwrap();
+        watched.copy("half a file");
+        incoming.take(rest).unwrap();
+    }
+    let installed = incoming.install().unwrap();
+    drop(received);
+    watched.copy("the last reader is gone");
+    watched.watching.store(false, Ordering::Relaxed);
+    assert_eq!(chunks(&installed), new);
+    assert_eq!(rows_of_generation(installed.store(), 0), 0);
+    let copies = std::mem::take(&mut *watched.copies.lock().unwrap());
+    let mut came = Vec::new();
+    for (what, left) in &copies {
+        let killed = group(left.path(), 1);
+        let found = chunks(&killed);
+        assert!(found == old || found == new, "{what}: neither the old nor the new");
+        came.push(found == new);
+        assert_eq!(staged(left.path()), [] as [PathBuf; 0], "{what}");
+        assert_eq!(fs::read_dir(left.path().join("staging")).unwrap().count(), 0, "{what}");
+        let living = usize::from(found == new) as u8;
+        assert!(rows_of_generation(killed.store(), living) > 0, "{what}");
+        assert_eq!(rows_of_generation(killed.store(), 1 - living), 0, "{what}: rows leak");
+    }
+    let steps: Vec<_> = copies.iter().map(|(what, _)| what.as_str()).collect();
+    for step in ["half a file", "checking a file", "taking in", "writing", "flushing", "sweeping"] {
+        assert!(steps.iter().any(|what| what.contains(step)), "{step} of {steps:?}");
+    }
+    // It turns once, at the flush of the pointer.
+    let turned = came.iter().position(|new| *new).unwrap();
+    assert_eq!(steps[turned], "after flushing", "{steps:?}");
+    assert!(came[turned..].iter().all(|new| *new));
+}
+
+#[test]
+fn what_a_replaced_generation_held_is_given_back() {
+    let [here, there] = [(); 2].map(|()| TempDir::new().unwrap());
+    let mut received = sender(there.path(), 2);
+    for n in 0..200u8 {
+        received.put(&[b'o', n], &noise(n));
+    }
+    let store = received.replica.group.store().clone();
+    store.flush().unwrap();
+    let full = store.disk_bytes();
+    let small = group(here.path(), 1);
+    small.commit(small.batch(), b"mark".to_vec()).unwrap();
+    let installed = copy_group(&small, &received.replica.group, 1).unwrap().install().unwrap();
+    // Files of the first level wait for a compaction; moved below it, whole files go at once.
+    let again =
+        copy_group(&fill(group(TempDir::new().unwrap().path(), 1), 3).replica.group, &installed, 2);
+    let again = again.unwrap().install().unwrap();
+    drop((received, installed));
+    let with = store.disk_bytes();
+    let third = copy_group(&small, &again, 3).unwrap().install().unwrap();
+    drop(again);
+    assert!(with - store.disk_bytes() > 900_000, "{full}, {with}, {}", store.disk_bytes());
+    drop(third);
 }
 
 #[test]
@@ -211,27 +591,32 @@ fn rows_of_a_generation_that_never_lived_are_swept_at_the_next_open() {
     let dir = TempDir::new().unwrap();
     let received = sender(dir.path(), 2).replica.group;
     let before = chunks(&received);
-    // A crash between ingesting and flipping: the rows are there, the pointer is not.
-    let mut intake = received.store().intake().unwrap();
-    intake.put(&[0, 0, 0, 1, 0, 0, 0, 9, 1], b"mark").unwrap();
-    intake.put(&[0, 0, 0, 1, 0, 0, 0, 9, 0x20], b"row").unwrap();
-    intake.finish().unwrap();
-    assert_eq!(rows_of_generation(&received, 9), 2);
     let store = received.store().clone();
+    // A crash between taking in and flipping: the rows are there, the pointer is not.
+    let file = store.staging().unwrap().join("file");
+    let scope = scope(1, 9);
+    store
+        .write_file(&file, &mut |put| {
+            put(&[&scope[..], &[1]].concat(), b"mark")?;
+            put(&[&scope[..], &[0x20]].concat(), b"row")
+        })
+        .unwrap();
+    store.take_in(&[file]).unwrap();
+    assert_eq!(rows_of_generation(&store, 9), 2);
     drop(received);
-    let again = Group::open(store, GroupId(1)).unwrap();
-    assert_eq!(rows_of_generation(&again, 9), 0);
+    let again = Group::open(store.clone(), GroupId(1)).unwrap();
+    assert_eq!(rows_of_generation(&store, 9), 0);
     assert_eq!(chunks(&again), before);
 }
 
 #[test]
 fn a_handle_from_before_reads_on_whole_and_writes_no_more() {
     let [here, there] = [(); 2].map(|()| TempDir::new().unwrap());
-    let stream = chunks(&sender(here.path(), 1).replica.group);
+    let sent = sender(here.path(), 1).replica.group;
     let mut received = sender(there.path(), 2);
     received.put(b"only-before", b"v");
     let before = chunks(&received.replica.group);
-    let installed = import(&received.replica.group, &stream).unwrap();
+    let installed = copy_group(&sent, &received.replica.group, 1).unwrap().install().unwrap();
     // The reader that was under way sees all of the old state; one that begins now the new.
     assert_eq!(chunks(&received.replica.group), before);
     let asked = Read::Get { key: key(b"only-before"), as_of: None };
@@ -239,58 +624,26 @@ fn a_handle_from_before_reads_on_whole_and_writes_no_more() {
     let old = received.replica.group;
     let refused = old.commit(old.batch(), vec![]);
     assert!(matches!(refused, Err(Error::Replaced { .. })), "{refused:?}");
-    assert!(rows_of_generation(&installed, 0) > 0);
+    assert!(rows_of_generation(installed.store(), 0) > 0);
     drop(old);
-    assert_eq!(rows_of_generation(&installed, 0), 0);
-    assert_eq!(chunks(&installed), stream);
+    assert_eq!(rows_of_generation(installed.store(), 0), 0);
+    assert_eq!(chunks(&installed), chunks(&sent));
 }
 
 #[test]
-fn two_imports_at_once_do_not_mix() {
+fn two_snapshots_at_once_do_not_mix() {
     let dirs = [(); 3].map(|()| TempDir::new().unwrap());
-    let streams =
-        [1, 4].map(|seed| chunks(&sender(dirs[seed as usize % 2].path(), seed).replica.group));
+    let sent = [1, 4].map(|seed| sender(dirs[seed as usize % 2].path(), seed).replica.group);
     let received = sender(dirs[2].path(), 2).replica.group;
-    let mut imports = [(); 2].map(|()| Import::begin(&received).unwrap());
-    for (import, stream) in imports.iter_mut().zip(&streams) {
-        stream.iter().for_each(|chunk| import.chunk(chunk).unwrap());
-    }
-    let [first, second] = imports;
+    let [first, second] = [0, 1].map(|n| copy_group(&sent[n], &received, n as u128).unwrap());
     let installed = first.install().unwrap();
+    assert_eq!(chunks(&installed), chunks(&sent[0]));
     installed.commit(installed.batch(), b"went on".to_vec()).unwrap();
     let installed_later = second.install().unwrap();
-    assert_eq!(chunks(&installed_later), streams[1]);
+    assert_eq!(chunks(&installed_later), chunks(&sent[1]));
     let refused = installed.commit(installed.batch(), vec![]);
     assert!(matches!(refused, Err(Error::Replaced { .. })), "{refused:?}");
     drop((received, installed));
-    assert_eq!([0, 1].map(|n| rows_of_generation(&installed_later, n)), [0, 0]);
-    assert_eq!(chunks(&installed_later), streams[1]);
-}
-
-#[test]
-fn a_sender_is_one_frozen_view_while_writes_go_on() {
-    let [here, there] = [(); 2].map(|()| TempDir::new().unwrap());
-    let mut sent = sender(here.path(), 1);
-    let whole = chunks(&sent.replica.group);
-    let mut stream = Vec::new();
-    let group = sent.replica.group.clone();
-    export(&group, &mut |chunk| {
-        stream.push(chunk);
-        sent.put(b"between", b"chunks");
-        ControlFlow::Continue(())
-    })
-    .unwrap();
-    assert_eq!(stream, whole);
-    assert_ne!(chunks(&group), whole);
-    // A receiver that hangs up ends it, and what it has is no snapshot.
-    let mut first = Vec::new();
-    export(&group, &mut |chunk| {
-        first.push(chunk);
-        ControlFlow::Break(())
-    })
-    .unwrap();
-    assert_eq!(first.len(), 1);
-    let received = self::group(there.path(), 1);
-    let refused = import(&received, &first).map(|_| ());
-    assert!(matches!(refused, Err(Error::Transfer { .. })), "{refused:?}");
+    assert_eq!([0, 1].map(|n| rows_of_generation(installed_later.store(), n)), [0, 0]);
+    assert_eq!(chunks(&installed_later), chunks(&sent[1]));
 }

@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) shards: u16,
     /// Threads that run the node.
     pub(crate) worker_threads: usize,
+    /// Bytes of snapshots sent to peers in a second; 0: no limit.
+    pub(crate) snapshot_bytes_per_second: u64,
     pub(crate) replication_factor: u8,
     /// Empty where none is named.
     pub(crate) zone: String,
@@ -99,6 +101,7 @@ pub(crate) fn check(effective: &Effective, machine: &impl Machine) -> Result<Set
             Some(number) => number as usize,
             None => worker_threads_default(),
         },
+        snapshot_bytes_per_second: from.bytes("snapshot-bytes-per-second")?,
         shards: from.number("shards")?.map_or(Ok(0), u16::try_from).unwrap_or(u16::MAX),
         replication_factor: from
             .number("replication-factor")?

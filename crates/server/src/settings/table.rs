@@ -146,6 +146,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "What flushes and compactions may write in a second; 0: as fast as the disk",
     ),
     setting(
+        "snapshot-bytes-per-second",
+        Kind::Bytes(0, 1 << 40),
+        Some("64MiB"),
+        "Bytes of snapshots this node sends to its peers in a second, at most; 0: no limit",
+    ),
+    setting(
         "log",
         Kind::Text,
         Some("info"),

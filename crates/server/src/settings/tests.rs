@@ -265,6 +265,7 @@ fn config_show_masks_secrets_and_names_sources() {
             "block-cache-bytes = 64MiB (default)",
             "write-buffer-bytes = 32MiB (default)",
             "compaction-bytes-per-second = 128MiB (default)",
+            "snapshot-bytes-per-second = 64MiB (default)",
             "log = warn (env STEMEDB_LOG)",
         ]
     );

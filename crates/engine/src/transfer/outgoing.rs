@@ -1,0 +1,342 @@
+//! A snapshot on its way out: a thread with one frozen view.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use stemedb_types::GroupId;
+
+use super::format::Head;
+use super::{SnapshotId, Throttle, refuse};
+use crate::group::Group;
+use crate::rows::{SCOPE_BYTES, Scope};
+use crate::store::{Cursor, Put};
+use crate::{Error, Row};
+
+/// What is sent in one go.
+const PIECE_BYTES: usize = 256 << 10;
+/// Rows read before the thread rests.
+const SLICE_BYTES: usize = 256 << 10;
+/// How much nicer than others the thread is.
+const NICENESS: i32 = 10;
+
+/// On what terms a snapshot is sent.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// A file is closed once it holds rows of so many bytes.
+    pub file_bytes: usize,
+    /// Bytes sent in a second, at most, by all who share the throttle; 0: as fast as it goes.
+    pub bytes_per_second: u64,
+    /// Shared by all snapshots of a node.
+    pub throttle: Arc<Throttle>,
+    /// How long the view is kept while nobody asks for it.
+    pub kept: Duration,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            file_bytes: 32 << 20,
+            bytes_per_second: 0,
+            throttle: Arc::default(),
+            kept: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Takes the pieces of a stream, or why there are no more; says whether it goes on. It may block.
+/// It is dropped when the stream is over.
+pub type Sink = Box<dyn FnMut(Result<Bytes, Error>) -> ControlFlow<()> + Send>;
+
+/// A group's rows as they stood when it began. Dropped, the view goes and nothing stays.
+pub struct Outgoing {
+    group: GroupId,
+    id: SnapshotId,
+    applied: Bytes,
+    orders: Mutex<Option<mpsc::SyncSender<Order>>>,
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// From which file on to send, and under which scope.
+struct Order {
+    scope: Scope,
+    from: u32,
+    sink: Sink,
+}
+
+impl Outgoing {
+    /// Freezes the group's rows as they stand now. Blocks for as long as that takes.
+    ///
+    /// [`Error::Transfer`] if nothing was ever applied: there is nothing to send.
+    pub fn begin(group: &Group, id: SnapshotId, terms: Terms) -> Result<Self, Error> {
+        let (orders, ordered) = mpsc::sync_channel(1);
+        let (ready, begun) = mpsc::sync_channel(1);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (id_of_group, group, stopped) = (group.id(), group.clone(), stop.clone());
+        let thread = thread::Builder::new()
+            .name("snapshot-out".to_owned())
+            .spawn(move || run(&group, terms, &stopped, &ready, &ordered))
+            .map_err(|cause| Error::Io { verb: "send", cause: cause.to_string() })?;
+        let applied = begun.recv().map_err(|_| refuse("the sending thread ended"))??;
+        let thread = Mutex::new(Some(thread));
+        Ok(Self { group: id_of_group, id, applied, orders: Mutex::new(Some(orders)), stop, thread })
+    }
+
+    /// Which snapshot it is.
+    pub fn id(&self) -> SnapshotId {
+        self.id
+    }
+
+    /// The applied mark among its rows.
+    pub fn applied(&self) -> &Bytes {
+        &self.applied
+    }
+
+    /// Whether the view is still there.
+    pub fn is_kept(&self) -> bool {
+        locked(&self.thread).as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Sends the files from number `from` on, for a receiver that files rows under `generation`,
+    /// one stream at a time. Returns at once.
+    ///
+    /// [`Error::Transfer`] if the view is gone, or another stream has not ended yet.
+    pub fn send(&self, generation: u32, from: u32, sink: Sink) -> Result<(), Error> {
+        self.send_as(Scope { group: self.group, generation }, from, sink)
+    }
+
+    /// [`Outgoing::send`], for any group.
+    pub(super) fn send_as(&self, scope: Scope, from: u32, sink: Sink) -> Result<(), Error> {
+        let order = Order { scope, from, sink };
+        let orders = locked(&self.orders);
+        let orders = orders.as_ref().ok_or_else(|| refuse("the view is gone"))?;
+        orders.try_send(order).map_err(|_| refuse("the view is gone, or busy"))
+    }
+
+    /// Ends the view and waits until it is gone, and with it every hold on the store. Blocks: a
+    /// sink that takes nothing any more must be gone.
+    pub fn close(&self) {
+        self.end();
+        let thread = locked(&self.thread).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+
+    fn end(&self) {
+        self.stop.store(true, Ordering::Release);
+        locked(&self.orders).take();
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The thread: freezes, then takes orders until there are none for a while.
+fn run(
+    group: &Group,
+    terms: Terms,
+    stop: &AtomicBool,
+    ready: &mpsc::SyncSender<Result<Bytes, Error>>,
+    orders: &mpsc::Receiver<Order>,
+) {
+    // Where that is not allowed, it is only less nice.
+    let _ = rustix::process::setpriority_process(None, NICENESS);
+    let begun = View::begin(group, &terms, stop).and_then(|mut view| {
+        let applied = view.applied()?;
+        Ok((view, applied))
+    });
+    let mut view = match begun {
+        Ok((view, applied)) => {
+            let _ = ready.send(Ok(applied));
+            view
+        }
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    while let Ok(mut order) = orders.recv_timeout(terms.kept) {
+        if let Err(error) = view.send(&mut order) {
+            let _ = (order.sink)(Err(error));
+        }
+    }
+}
+
+/// One frozen view of a group's rows, and where its files begin.
+struct View<'v> {
+    group: &'v Group,
+    terms: &'v Terms,
+    stop: &'v AtomicBool,
+    cursor: Box<dyn Cursor + 'v>,
+    /// The first row of each file that was made, and of the next.
+    starts: Vec<Vec<u8>>,
+    dir: PathBuf,
+}
+
+impl Drop for View<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A file that was made: what it is, and where.
+struct Made {
+    head: Head,
+    path: PathBuf,
+}
+
+/// A stream that nobody takes any more, or why it can't go on.
+enum Ended {
+    Unwanted,
+    Failed(Error),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Ended::Failed(error)
+    }
+}
+
+fn stage(cause: std::io::Error) -> Error {
+    Error::Io { verb: "stage", cause: cause.to_string() }
+}
+
+impl<'v> View<'v> {
+    fn begin(group: &'v Group, terms: &'v Terms, stop: &'v AtomicBool) -> Result<Self, Error> {
+        let cursor = group.store.frozen(&group.scope.all());
+        let starts = vec![group.scope.bytes().to_vec()];
+        Ok(Self { group, terms, stop, cursor, starts, dir: group.store.staging()? })
+    }
+
+    /// The applied mark is the first of a group's rows.
+    fn applied(&mut self) -> Result<Bytes, Error> {
+        self.cursor.seek(&self.group.scope.bytes())?;
+        match self.cursor.row() {
+            Some((row, value)) if row == Row::as_slice(&self.group.scope.applied()) => {
+                Ok(Bytes::copy_from_slice(value))
+            }
+            _ => Err(refuse("nothing was ever applied")),
+        }
+    }
+
+    /// Makes and sends file after file, until the last or until nobody takes them.
+    fn send(&mut self, order: &mut Order) -> Result<(), Error> {
+        let mut number = order.from;
+        loop {
+            let sent = self.make(number, order.scope).map_err(Ended::from).and_then(|made| {
+                let sent = self.send_file(&made, &mut order.sink);
+                let _ = fs::remove_file(&made.path);
+                sent.map(|()| made.head.last)
+            });
+            match sent {
+                Ok(true) | Err(Ended::Unwanted) => return Ok(()),
+                Ok(false) => number += 1,
+                Err(Ended::Failed(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Makes the file of a number: again the same rows, if it was made before.
+    fn make(&mut self, number: u32, scope: Scope) -> Result<Made, Error> {
+        let Some(start) = self.starts.get(number as usize).cloned() else {
+            return Err(refuse(format!("the receiver has {number} files, which were never sent")));
+        };
+        let path = self.dir.join(format!("{number:08}.sst"));
+        self.cursor.seek(&start)?;
+        let mut rows = 0;
+        let store = self.group.store.clone();
+        store.write_file(&path, &mut |put| {
+            rows = self.fill(scope, put)?;
+            Ok(())
+        })?;
+        let next = self.cursor.row().map(|(row, _)| row.to_vec());
+        let last = next.is_none();
+        if let Some(next) = next
+            && self.starts.len() == number as usize + 1
+        {
+            self.starts.push(next);
+        }
+        let length = fs::metadata(&path).map_err(stage)?.len();
+        Ok(Made { head: Head { last, number, rows, length }, path })
+    }
+
+    /// Puts rows from where the cursor stands until they fill a file. Returns how many.
+    fn fill(&mut self, scope: Scope, put: Put<'_>) -> Result<u64, Error> {
+        let mut name = scope.bytes().to_vec();
+        let (mut rows, mut bytes, mut slice) = (0, 0, 0);
+        let mut begun = Instant::now();
+        while bytes < self.terms.file_bytes {
+            let Some((row, value)) = self.cursor.row() else { break };
+            name.truncate(SCOPE_BYTES);
+            name.extend_from_slice(&row[SCOPE_BYTES..]);
+            put(&name, value)?;
+            rows += 1;
+            let took = row.len() + value.len();
+            bytes += took;
+            slice += took;
+            self.cursor.next()?;
+            if slice >= SLICE_BYTES {
+                self.rest(begun)?;
+                (slice, begun) = (0, Instant::now());
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Rests for as long as it has worked: half of one core is the most it takes.
+    fn rest(&self, since: Instant) -> Result<(), Error> {
+        if self.stop.load(Ordering::Acquire) {
+            return Err(refuse("the view is given up"));
+        }
+        if self.terms.bytes_per_second > 0 {
+            thread::sleep(since.elapsed());
+        }
+        Ok(())
+    }
+
+    fn send_file(&self, made: &Made, sink: &mut Sink) -> Result<(), Ended> {
+        let head = made.head.encode();
+        let mut sum = Sha256::new().chain_update(&head);
+        self.give(sink, head.into())?;
+        let mut file = File::open(&made.path).map_err(stage)?;
+        let mut left = made.head.length;
+        while left > 0 {
+            let piece = read_piece(&mut file, left)?;
+            left -= piece.len() as u64;
+            sum.update(&piece);
+            self.give(sink, piece)?;
+        }
+        self.give(sink, Bytes::copy_from_slice(&sum.finalize()))
+    }
+
+    /// Gives a piece on, then waits until the next may come.
+    fn give(&self, sink: &mut Sink, piece: Bytes) -> Result<(), Ended> {
+        let Terms { throttle, bytes_per_second, .. } = self.terms;
+        let wait = throttle.take(Instant::now(), piece.len(), *bytes_per_second);
+        if sink(Ok(piece)).is_break() || self.stop.load(Ordering::Acquire) {
+            return Err(Ended::Unwanted);
+        }
+        thread::sleep(wait);
+        Ok(())
+    }
+}
+
+fn read_piece(file: &mut File, left: u64) -> Result<Bytes, Error> {
+    let length = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+    let mut piece = vec![0; length];
+    file.read_exact(&mut piece).map_err(stage)?;
+    Ok(piece.into())
+}
