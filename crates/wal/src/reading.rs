@@ -186,7 +186,8 @@ impl Reading<'_> {
         if steps == 0 || hidden {
             end = length.max(SEGMENT_HEADER_BYTES as u64);
         }
-        let (fresh, stale) = (steps == 1, scan.stale());
+        let stale = if sealed == Sealed::No { scan.stale() } else { Vec::new() };
+        let fresh = steps == 1;
         self.last = Some(Last { number, version, end, last_batch, tail, fresh, stale });
         self.segments.insert(number, SegmentFile { file, bytes: length });
         Ok(())

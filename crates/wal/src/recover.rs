@@ -268,12 +268,12 @@ pub(crate) fn go_on(disk: &dyn Disk, found: Found, supply: Supply) -> Result<Rec
 /// Writes the last batch again and syncs it, with nothing behind it that passes for a batch.
 fn secure_end(last: &Last, segments: &BTreeMap<u64, SegmentFile>) -> Result<(), OpenError> {
     let name = segment::segment_file(last.number);
-    if last.tail.is_empty() {
-        return Ok(());
-    }
     let Some(segment) = segments.get(&last.number) else {
         return Err(corrupt(&name, 0, "the segment is missing"));
     };
+    if last.end >= segment.bytes && last.tail.is_empty() {
+        return Ok(());
+    }
     let write = |bytes: &[u8], offset: u64| {
         segment.file.write_at(bytes, offset).map_err(OpenError::io("write", &name))
     };
@@ -283,7 +283,8 @@ fn secure_end(last: &Last, segments: &BTreeMap<u64, SegmentFile>) -> Result<(), 
     }
     let mut tail = last.tail.clone();
     tail.extend_from_slice(&[0; TERMINATOR_BYTES]);
-    write(&tail, last.last_batch)?;
+    let at = if last.tail.is_empty() { last.end } else { last.last_batch };
+    write(&tail, at)?;
     segment.file.sync_data().map_err(OpenError::io("sync", &name))
 }
 

@@ -45,14 +45,15 @@ pub(crate) struct Scan<'a> {
     last_batch: usize,
     /// The last step was a batch, and nothing is wrong with it.
     whole: bool,
-    /// The highest synced offset any head names; looked for when it is first asked for.
-    synced: Option<u64>,
+    /// The heads and tails that hold behind where they were first asked for, with the synced
+    /// offset of each.
+    beyond: Option<Vec<(usize, u64)>>,
 }
 
 impl<'a> Scan<'a> {
     pub(crate) fn new(bytes: &'a [u8], binding: Binding, sealed: Sealed) -> Self {
         let at = SEGMENT_HEADER_BYTES;
-        Self { bytes, binding, sealed, at, last_batch: at, whole: false, synced: None }
+        Self { bytes, binding, sealed, at, last_batch: at, whole: false, beyond: None }
     }
 
     /// The next step, or nothing at the end.
@@ -135,17 +136,22 @@ impl<'a> Scan<'a> {
     /// The highest offset that a head from here on proves. A head is bound to its place, so
     /// nothing but a later batch of this segment passes for one.
     fn synced(&mut self) -> u64 {
-        if let Some(synced) = self.synced {
-            return synced;
-        }
-        let places = (self.at..self.bytes.len()).filter(|&at| self.bytes[at] == MAGIC_FIRST);
-        let synced = places.filter_map(|at| {
-            let head = Head::at(self.bytes, self.binding, at).map(|head| head.synced);
-            head.or_else(|| v1::Head::at(self.bytes, self.binding, at).map(|head| head.synced))
-        });
-        let synced = synced.max().unwrap_or(0);
-        self.synced = Some(synced);
-        synced
+        self.beyond().iter().map(|(_, synced)| *synced).max().unwrap_or(0)
+    }
+
+    /// All heads and tails from here on, or from where this was first asked.
+    fn beyond(&mut self) -> &[(usize, u64)] {
+        let (bytes, binding, from) = (self.bytes, self.binding, self.at);
+        self.beyond.get_or_insert_with(|| {
+            let places = (from..used(bytes, from)).filter(|&at| bytes[at] == MAGIC_FIRST);
+            let holds = |at: usize| {
+                let head = Head::at(bytes, binding, at).map(|head| head.synced);
+                let head = head.or_else(|| v1::Head::at(bytes, binding, at).map(|h| h.synced));
+                let tail = || Head::tail_at(bytes, binding, at).map(|(tail, _)| tail.synced);
+                Some((at, head.or_else(tail)?))
+            };
+            places.filter_map(holds).collect()
+        })
     }
 
     /// Where the batches end. Call it once there is no next step.
@@ -165,13 +171,9 @@ impl<'a> Scan<'a> {
 
     /// Where behind the end heads and tails stand that hold: those of a batch that was cut off.
     /// They must go before something else is written, or they might be taken for part of it.
-    pub(crate) fn stale(&self) -> Vec<usize> {
-        let places = (self.at..self.bytes.len()).filter(|&at| self.bytes[at] == MAGIC_FIRST);
-        let holds = |at: &usize| {
-            is_head(self.bytes, self.binding, *at)
-                || Head::tail_at(self.bytes, self.binding, *at).is_some()
-        };
-        places.filter(holds).collect()
+    pub(crate) fn stale(&mut self) -> Vec<usize> {
+        let end = self.at;
+        self.beyond().iter().map(|(at, _)| *at).filter(|at| *at >= end).collect()
     }
 
     /// How far behind the end a batch reaches whose head stands there, or would stand.
@@ -201,4 +203,13 @@ impl<'a> Scan<'a> {
 
 fn is_head(bytes: &[u8], binding: Binding, at: usize) -> bool {
     Head::at(bytes, binding, at).is_some() || v1::Head::at(bytes, binding, at).is_some()
+}
+
+/// Where the zeros begin that fill the file to its end, about: what is not yet used is skipped
+/// fast.
+fn used(bytes: &[u8], from: usize) -> usize {
+    const CHUNK: [u8; 4096] = [0; 4096];
+    let rest = bytes.get(from..).unwrap_or_default();
+    let zeros = rest.rchunks(CHUNK.len()).take_while(|chunk| *chunk == &CHUNK[..chunk.len()]);
+    from.max(bytes.len() - zeros.map(<[u8]>::len).sum::<usize>())
 }

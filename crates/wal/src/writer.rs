@@ -245,6 +245,9 @@ impl Writer {
     fn move_forward(&mut self, report: &mut Report) -> io::Result<()> {
         let written = report.bytes as u64;
         self.moves_allowed = self.moves_allowed.saturating_add(MOVED_PER_WRITTEN * written);
+        if !self.is_too_big() {
+            return Ok(());
+        }
         let quarantined = self.shared.state().quarantine.ids();
         let mut left = MOVED_BYTES_PER_ROUND.max(2 * written).min(self.moves_allowed);
         while left > 0 && self.is_too_big() {
