@@ -19,6 +19,14 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Put and linearizable get on three nodes of each system, in a closed loop
     Compare(CompareArgs),
+    /// Small records made durable by few and by many writers: our log, raft-engine, RocksDB
+    Wal(WalArgs),
+    /// What puts write to the disk and leave there, beside etcd; memory and restart time
+    Writes(WritesArgs),
+    /// How long a node takes to replay a long log after a SIGKILL
+    Replay(ReplayArgs),
+    /// Latency of puts on a schedule before and while a snapshot is sent to a node
+    Snapshot(SnapshotArgs),
     /// CPU and memory of three nodes nobody talks to, and memory of one alone
     Idle(IdleArgs),
 }
@@ -99,6 +107,99 @@ pub(crate) struct CompareArgs {
     /// measured
     #[arg(long)]
     pub(crate) check: bool,
+    /// Which servers.
+    #[command(flatten)]
+    pub(crate) servers: Servers,
+}
+
+/// The options of `wal`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct WalArgs {
+    /// How long each cell is measured in each round, in milliseconds, after a warm-up of 500
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    pub(crate) milliseconds: u64,
+    /// How often each cell is measured; the logs take turns
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Numbers of writers
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64,256",
+          value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub(crate) writers: Vec<u64>,
+    /// Size of a record
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
+    pub(crate) record_bytes: u32,
+    /// Seed of the records
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// End with status 1 if a target was not held
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Where the logs lie; should be on a real disk
+    #[arg(long, value_name = "DIR", default_value = "target/benches-data")]
+    pub(crate) data_dir: PathBuf,
+    /// How the figures are printed
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+/// The options of `writes`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct WritesArgs {
+    /// How many puts, each of a key of its own
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) puts: u64,
+    /// Size of a value
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub(crate) value_bytes: u32,
+    /// Measure this system alone
+    #[arg(long, value_enum)]
+    pub(crate) only: Option<System>,
+    /// Seed of the random values
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Which servers.
+    #[command(flatten)]
+    pub(crate) servers: Servers,
+}
+
+/// The options of `replay`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// How long the log is when the node is killed, MiB
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=3500))]
+    pub(crate) log_mib: u64,
+    /// Size of a value
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
+    pub(crate) value_bytes: u32,
+    /// Seed of the random values
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Which servers.
+    #[command(flatten)]
+    pub(crate) servers: Servers,
+}
+
+/// The options of `snapshot`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SnapshotArgs {
+    /// How much is written into the shard, MiB of values
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) shard_mib: u64,
+    /// Size of a value
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
+    pub(crate) value_bytes: u32,
+    /// Puts in a second while it is measured
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rate: u32,
+    /// How long it is measured before the snapshot, in seconds
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+    /// How often all of it is done
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) runs: u32,
+    /// Seed of the random values
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
     /// Which servers.
     #[command(flatten)]
     pub(crate) servers: Servers,

@@ -36,7 +36,8 @@ const QUOTA_BYTES: u64 = 8 << 30;
 pub(crate) struct Cluster {
     /// Its processes.
     pub(crate) fleet: Fleet,
-    members: Vec<SocketAddr>,
+    /// Where each member talks to clients.
+    pub(crate) members: Vec<SocketAddr>,
 }
 
 /// The connections that clients share.

@@ -27,6 +27,12 @@ const PROBE_LIMIT: Duration = Duration::from_secs(5);
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
 /// How long servers may take to end on SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// How long one server may take to end that is to be started again.
+const END_LIMIT: Duration = Duration::from_secs(120);
+/// Between two looks at a server that is ending.
+const END_PAUSE: Duration = Duration::from_millis(5);
+/// Between two looks at something that takes long.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// How much of the end of a server's log is shown when it did not start.
 const LOG_LINES_SHOWN: usize = 15;
 
@@ -36,6 +42,7 @@ pub(crate) struct Fleet {
 }
 
 /// How to start one server.
+#[derive(Clone)]
 pub(crate) struct Launch {
     /// How it is called in messages.
     pub(crate) name: String,
@@ -52,7 +59,7 @@ pub(crate) struct Launch {
 }
 
 struct Process {
-    name: String,
+    launch: Launch,
     child: Child,
     log: PathBuf,
 }
@@ -118,6 +125,79 @@ impl Fleet {
         Ok(self.usages()?.iter().map(|usage| usage.cpu).sum())
     }
 
+    /// Bytes the server of this number has caused to be written to disk since its start.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn written_bytes(&self, server: usize) -> Result<u64> {
+        procfs::written_bytes(self.processes[server].id()?)
+    }
+
+    /// Ends one server with SIGTERM and gives what it had caused to be written at its end.
+    ///
+    /// # Errors
+    /// It did not end in time.
+    pub(crate) async fn end(&mut self, server: usize) -> Result<u64> {
+        let process = &mut self.processes[server];
+        let id = process.id()?;
+        let mut written = procfs::written_bytes(id)?;
+        process.terminate()?;
+        let deadline = Instant::now() + END_LIMIT;
+        // It can be read until the end is waited for, so it is looked at before each look.
+        loop {
+            written = procfs::written_bytes(id).unwrap_or(written);
+            if process.child.try_wait()?.is_some() {
+                return Ok(written);
+            }
+            if Instant::now() >= deadline {
+                bail!("{} did not end within {END_LIMIT:?}", process.launch.name);
+            }
+            sleep(END_PAUSE).await;
+        }
+    }
+
+    /// Ends one server with SIGKILL.
+    ///
+    /// # Errors
+    /// The operating system refused.
+    pub(crate) async fn kill(&mut self, server: usize) -> Result<()> {
+        Ok(self.processes[server].child.kill().await?)
+    }
+
+    /// Starts a server again that has ended, as before.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub(crate) fn start_again(&mut self, server: usize) -> Result<()> {
+        let launch = self.processes[server].launch.clone();
+        self.processes[server] = Process::start(launch)?;
+        Ok(())
+    }
+
+    /// Waits until `probe` succeeds, however long that takes up to `limit`, and looks whether the
+    /// servers `running` still are.
+    ///
+    /// # Errors
+    /// As [`Fleet::wait_until`].
+    pub(crate) async fn wait_long(
+        &mut self,
+        limit: Duration,
+        running: &[usize],
+        mut probe: impl AsyncFnMut() -> Result<bool>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while !probe().await? {
+            for &server in running {
+                self.processes[server].check_running()?;
+            }
+            if Instant::now() >= deadline {
+                bail!("not within {limit:?}");
+            }
+            sleep(LOOK_PAUSE).await;
+        }
+        Ok(())
+    }
+
     /// Ends the servers: SIGTERM to all, then SIGKILL to whoever is still there, and waits
     /// until each is gone.
     ///
@@ -130,7 +210,7 @@ impl Fleet {
         let deadline = Instant::now() + STOP_LIMIT;
         for process in &mut self.processes {
             if timeout_at(deadline, process.child.wait()).await.is_err() {
-                eprintln!("{} did not end on SIGTERM and is killed", process.name);
+                eprintln!("{} did not end on SIGTERM and is killed", process.launch.name);
                 process.child.kill().await?;
             }
         }
@@ -142,14 +222,14 @@ impl Process {
     fn start(launch: Launch) -> Result<Self> {
         std::fs::create_dir_all(&launch.dir)?;
         let log = launch.dir.join("log");
-        let output = File::create(&log)?;
+        let output = File::options().create(true).append(true).open(&log)?;
         let mut command = Command::new(resolve(&launch.program)?);
         for (name, _) in std::env::vars_os().filter(|(name, _)| starts_with(name, launch.prefix)) {
             command.env_remove(name);
         }
         command
             .args(&launch.arguments)
-            .envs(launch.environment)
+            .envs(launch.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(&launch.dir)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -157,13 +237,13 @@ impl Process {
             .kill_on_drop(true);
         let child =
             command.spawn().with_context(|| format!("start {}", launch.program.display()))?;
-        Ok(Process { name: launch.name, child, log })
+        Ok(Process { launch, child, log })
     }
 
     /// The id, while the process is ours to signal: it is not given to another before we have
     /// waited for it.
     fn id(&self) -> Result<u32> {
-        self.child.id().with_context(|| format!("{} has ended", self.name))
+        self.child.id().with_context(|| format!("{} has ended", self.launch.name))
     }
 
     fn usage(&self) -> Result<Usage> {
@@ -172,14 +252,15 @@ impl Process {
 
     fn check_running(&mut self) -> Result<()> {
         let Some(status) = self.child.try_wait()? else { return Ok(()) };
-        bail!("{} ended: {status}; the end of its log:\n{}", self.name, tail(&self.log))
+        bail!("{} ended: {status}; the end of its log:\n{}", self.launch.name, tail(&self.log))
     }
 
     fn terminate(&self) -> Result<()> {
         // One that ended by itself has no id left.
         let Some(id) = self.child.id() else { return Ok(()) };
         let id = Pid::from_raw(id.try_into()?).context("a process id is not 0")?;
-        kill_process(id, Signal::TERM).with_context(|| format!("send SIGTERM to {}", self.name))
+        kill_process(id, Signal::TERM)
+            .with_context(|| format!("send SIGTERM to {}", self.launch.name))
     }
 }
 

@@ -13,8 +13,9 @@
 //! A value begins with the number of its key, and a get checks it as well as
 //! the length: the right answer to another question is an error.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,9 @@ const PRELOAD_TRIES: u32 = 50;
 /// Between two tries.
 const PRELOAD_PAUSE: Duration = Duration::from_millis(200);
 /// How long the preload may take.
-const PRELOAD_LIMIT: Duration = Duration::from_secs(900);
+const PRELOAD_LIMIT: Duration = Duration::from_secs(1800);
+/// Progress is told each time so many keys more are written.
+const PROGRESS_KEYS: u64 = 100_000;
 
 /// A cluster that clients can be connected to.
 pub(crate) trait Store {
@@ -91,11 +94,13 @@ pub(crate) struct Workload {
 }
 
 impl Workload {
-    fn key(index: u64) -> String {
+    /// The name of a key.
+    pub(crate) fn key(index: u64) -> String {
         format!("key-{index:09}")
     }
 
-    fn value(&self, index: u64, chance: &mut SmallRng) -> Bytes {
+    /// A value for a key: its number, then chance.
+    pub(crate) fn value(&self, index: u64, chance: &mut SmallRng) -> Bytes {
         let mut value = vec![0; self.value_bytes];
         chance.fill_bytes(&mut value);
         let mark = index.to_be_bytes();
@@ -113,7 +118,8 @@ impl Workload {
         Ok(())
     }
 
-    fn chance(&self, client: usize) -> SmallRng {
+    /// Chance for one client.
+    pub(crate) fn chance(&self, client: usize) -> SmallRng {
         SmallRng::seed_from_u64(self.seed ^ (client as u64 + 1).rotate_left(32))
     }
 }
@@ -138,11 +144,23 @@ pub(crate) struct CellPlan {
 /// # Errors
 /// A put failed on every try, or it took too long.
 pub(crate) async fn preload<S: Store>(store: &S, workload: Workload) -> Result<()> {
-    let next = Rc::new(Cell::new(0));
+    write_keys(store, workload, 0..workload.keys).await
+}
+
+/// Writes a value under each of these keys once, as fast as clients in a closed loop can.
+///
+/// # Errors
+/// As [`preload`].
+pub(crate) async fn write_keys<S: Store>(
+    store: &S,
+    workload: Workload,
+    keys: Range<u64>,
+) -> Result<()> {
+    let left = Rc::new(RefCell::new(keys.clone()));
     let mut clients = JoinSet::new();
-    for client in 0..PRELOAD_CLIENTS.min(usize::try_from(workload.keys)?) {
+    for client in 0..PRELOAD_CLIENTS.min(usize::try_from(keys.end - keys.start)?) {
         let session = store.session(client).await?;
-        clients.spawn_local(write_keys(session, workload, client, next.clone()));
+        clients.spawn_local(write_some(session, workload, client, left.clone()));
     }
     let all = async {
         while let Some(written) = clients.join_next().await {
@@ -153,19 +171,21 @@ pub(crate) async fn preload<S: Store>(store: &S, workload: Workload) -> Result<(
     timeout(PRELOAD_LIMIT, all).await.context("the keys were not written in time")?
 }
 
-async fn write_keys(
+async fn write_some(
     mut session: impl Session,
     workload: Workload,
     client: usize,
-    next: Rc<Cell<u64>>,
+    left: Rc<RefCell<Range<u64>>>,
 ) -> Result<()> {
     let mut chance = workload.chance(client);
-    while next.get() < workload.keys {
-        let index = next.replace(next.get() + 1);
+    loop {
+        let Some(index) = left.borrow_mut().next() else { return Ok(()) };
+        if index > 0 && index.is_multiple_of(PROGRESS_KEYS) {
+            eprintln!("  {index} keys written");
+        }
         let value = workload.value(index, &mut chance);
         write_key(&mut session, &Workload::key(index), value).await?;
     }
-    Ok(())
 }
 
 async fn write_key(session: &mut impl Session, key: &str, value: Bytes) -> Result<()> {

@@ -14,6 +14,11 @@
 //! |---|---|
 //! | `cli` | what can be asked for |
 //! | `compare`, `idle` | the two measurements, step by step |
+//! | `wal` | our log beside its peers, without servers |
+//! | `durable` | its closed loop of threads |
+//! | `log_wal`, `log_raft_engine`, `log_rocksdb` | the logs, as one writer sees them |
+//! | `writes`, `replay`, `snapshot` | what a put costs the disk; coming back; a snapshot's price |
+//! | `open_loop` | puts on a schedule |
 //! | `load` | the closed loop and what one cell of the table is |
 //! | `tally` | what is counted, and how counts are put together |
 //! | `stemedb`, `etcd` | how a cluster of each is started and talked to |
@@ -25,17 +30,27 @@
 
 mod cli;
 mod compare;
+mod durable;
 mod etcd;
 mod fleet;
 mod http;
 mod idle;
 mod load;
+#[cfg(feature = "raft-engine")]
+mod log_raft_engine;
+mod log_rocksdb;
+mod log_wal;
+mod open_loop;
 mod place;
 mod procfs;
+mod replay;
 mod report;
+mod snapshot;
 mod stemedb;
 mod table;
 mod tally;
+mod wal;
+mod writes;
 
 use std::process::ExitCode;
 
@@ -69,6 +84,10 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     let command = async {
         match &cli.command {
             Command::Compare(arguments) => compare::run(arguments).await,
+            Command::Wal(arguments) => wal::run(arguments).await,
+            Command::Writes(arguments) => writes::run(arguments).await,
+            Command::Replay(arguments) => replay::run(arguments).await,
+            Command::Snapshot(arguments) => snapshot::run(arguments).await,
             Command::Idle(arguments) => idle::run(arguments).await,
         }
     };

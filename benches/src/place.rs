@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -38,6 +39,17 @@ pub(crate) fn in_memory(dir: &Path) -> Result<bool> {
     Ok(file_system.f_type == TMPFS_MAGIC)
 }
 
+/// Bytes allocated for all files below a directory; one that goes away meanwhile counts nothing.
+pub(crate) fn allocated_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(dir) else { return 0 };
+    let each = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(data) if data.is_dir() => allocated_bytes(&entry.path()),
+        Ok(data) => data.blocks() * 512,
+        Err(_) => 0,
+    });
+    each.sum()
+}
+
 /// Loopback addresses whose port is free for TCP and for UDP at this moment. Somebody else may
 /// take one before the server does; then the server does not start, and the run ends.
 ///
@@ -67,6 +79,18 @@ mod tests {
         let addresses = free_addresses(20).unwrap();
         let listeners: Vec<_> = addresses.iter().map(TcpListener::bind).collect();
         assert!(listeners.iter().all(Result::is_ok), "{listeners:?}");
+    }
+
+    #[test]
+    fn files_of_folders_below_are_counted_as_they_are_allocated() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("below")).unwrap();
+        fs::write(dir.path().join("below/file"), vec![1; 10_000]).unwrap();
+        fs::File::create(dir.path().join("sparse")).unwrap().set_len(1 << 30).unwrap();
+        fs::File::open(dir.path().join("below/file")).unwrap().sync_all().unwrap();
+        let bytes = allocated_bytes(dir.path());
+        assert!((10_000..100_000).contains(&bytes), "{bytes}");
+        assert_eq!(allocated_bytes(&dir.path().join("none")), 0);
     }
 
     #[test]

@@ -32,6 +32,42 @@ pub(crate) fn usage(pid: u32) -> Result<Usage> {
     Ok(stat.usage(rustix::param::clock_ticks_per_second(), rustix::param::page_size() as u64))
 }
 
+/// Bytes that a process has caused to be sent to the storage layer: what it made dirty in the page
+/// cache, less what it truncated before it was written.
+///
+/// # Errors
+/// There is no such process (any more), or the file is not as Linux writes it.
+pub(crate) fn written_bytes(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/io");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    parse_written(&text).with_context(|| format!("{path} is not understood: {text:?}"))
+}
+
+fn parse_written(text: &str) -> Option<u64> {
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.strip_prefix(':')?.trim().parse::<u64>().ok()
+    };
+    Some(field("write_bytes")?.saturating_sub(field("cancelled_write_bytes")?))
+}
+
+/// Bytes written to the block devices of this machine since it was started, partitions and
+/// stacked devices not counted twice.
+///
+/// # Errors
+/// The file is not as Linux writes it.
+pub(crate) fn device_written_bytes() -> Result<u64> {
+    let mut sectors = 0;
+    for device in fs::read_dir("/sys/block").context("read /sys/block")? {
+        let device = device?.path();
+        let virtual_device = device.canonicalize()?.starts_with("/sys/devices/virtual");
+        let text = fs::read_to_string(device.join("stat")).unwrap_or_default();
+        let written = text.split_ascii_whitespace().nth(6).and_then(|field| field.parse().ok());
+        sectors += written.filter(|_| !virtual_device).unwrap_or(0u64);
+    }
+    Ok(sectors * 512)
+}
+
 /// The CPU time of this process, all threads.
 pub(crate) fn own_cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
@@ -128,6 +164,16 @@ mod tests {
             assert_eq!(parse_busy_ticks(text), None, "{text:?}");
         }
         assert!(machine_cpu().unwrap() >= own_cpu());
+    }
+
+    #[test]
+    fn what_was_written_is_what_was_not_cancelled() {
+        let text = "rchar: 5\nwchar: 9000\nwrite_bytes: 8192\ncancelled_write_bytes: 4096\n";
+        assert_eq!(parse_written(text), Some(4096));
+        for text in ["", "write_bytes: 1", "write_bytes: x\ncancelled_write_bytes: 0"] {
+            assert_eq!(parse_written(text), None, "{text:?}");
+        }
+        assert!(written_bytes(std::process::id()).is_ok() && device_written_bytes().is_ok());
     }
 
     #[test]

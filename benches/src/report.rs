@@ -73,6 +73,15 @@ struct FloorLine {
     ratio: f64,
 }
 
+/// The command line and the build, for whoever reads the figures later.
+pub(crate) fn built() -> String {
+    let command = std::env::args().collect::<Vec<_>>().join(" ");
+    let profile = if cfg!(debug_assertions) { "DEBUG BUILD" } else { "release" };
+    let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let version = env!("CARGO_PKG_VERSION");
+    format!("command: {command}\nbuild: stemedb-benches {version}, {profile}; {cpus} cpus\n")
+}
+
 impl Report {
     /// An empty report on what was asked for, to be measured with data in `dir`.
     ///

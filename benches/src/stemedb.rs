@@ -30,6 +30,8 @@ const KEY_BYTES: usize = 24;
 pub(crate) struct Cluster {
     /// Its processes.
     pub(crate) fleet: Fleet,
+    /// Where each node's own API listens.
+    pub(crate) nodes: Vec<SocketAddr>,
     gateways: Vec<SocketAddr>,
     root_key: String,
 }
@@ -55,7 +57,8 @@ pub(crate) async fn start(servers: &Servers, nodes: usize, dir: &Path) -> Result
     let plan = Plan::new(free_addresses(nodes * NodeAddresses::COUNT)?, servers);
     let fleet = Fleet::start((0..nodes).map(|node| plan.launch(node, dir)).collect())?;
     let gateways = plan.nodes.iter().map(|node| node.gateway).collect();
-    let mut cluster = Cluster { fleet, gateways, root_key: plan.root_key };
+    let own = plan.nodes.iter().map(|node| node.http).collect();
+    let mut cluster = Cluster { fleet, nodes: own, gateways, root_key: plan.root_key };
     for node in &plan.nodes {
         for address in [node.http, node.gateway] {
             let ready = async || get(address, "/readyz").await?.success();
@@ -75,6 +78,14 @@ impl Cluster {
         let make = async || make_project_key(gateway, &root_key).await;
         let api_key = self.fleet.wait_until("a project key", make).await?;
         Ok(Store { gateways: self.gateways.clone(), api_key })
+    }
+}
+
+impl Store {
+    /// The same, through the first so many gateways alone.
+    pub(crate) fn through(mut self, gateways: usize) -> Self {
+        self.gateways.truncate(gateways);
+        self
     }
 }
 

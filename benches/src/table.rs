@@ -22,6 +22,15 @@ fn line(row: &[String], widths: &[usize], left: usize) -> String {
     format!("{}\n", text.trim_end())
 }
 
+/// The same as a table of Markdown.
+pub(crate) fn markdown(headers: &[&str], rows: &[Vec<String>], left: usize) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let headers: Vec<String> = headers.iter().map(|&header| header.to_owned()).collect();
+    let side = |column| if column < left { ":--" } else { "--:" };
+    let sides: Vec<String> = (0..headers.len()).map(|column| side(column).to_owned()).collect();
+    [headers, sides].iter().chain(rows).map(|cells| line(cells)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,5 +40,12 @@ mod tests {
         let rows = [vec!["put".to_owned(), "1415".to_owned()], vec!["linearizable".to_owned()]];
         let text = render(&["operation", "ops/s"], &rows, 1);
         assert_eq!(text, "operation     ops/s\nput            1415\nlinearizable\n");
+    }
+
+    #[test]
+    fn a_markdown_table_says_which_columns_are_numbers() {
+        let rows = [vec!["put".to_owned(), "1415".to_owned()]];
+        let text = markdown(&["operation", "ops/s"], &rows, 1);
+        assert_eq!(text, "| operation | ops/s |\n| :-- | --: |\n| put | 1415 |\n");
     }
 }

@@ -60,6 +60,16 @@ impl Tally {
         Ok(())
     }
 
+    /// Of the right answers, this part came within the time given back.
+    pub(crate) fn percentile_ms(&self, quantile: f64) -> f64 {
+        self.latency_us.value_at_quantile(quantile) as f64 / 1e3
+    }
+
+    /// Operations that failed or gave a wrong answer, and what the first of them said.
+    pub(crate) fn errors(&self) -> (u64, Option<&str>) {
+        (self.errors, self.first_error.as_deref())
+    }
+
     /// Operations that gave the right answer.
     pub(crate) fn operations(&self) -> u64 {
         self.latency_us.len()
@@ -116,14 +126,13 @@ pub(crate) fn summarize(runs: &[Run]) -> Result<Summary> {
     }
     let operations = all.operations() as f64;
     let total = |part: fn(&Run) -> Duration| runs.iter().map(part).sum::<Duration>().as_secs_f64();
-    let percentile_ms = |quantile| all.latency_us.value_at_quantile(quantile) as f64 / 1e3;
     let rate = |run: &Run| run.tally.operations() as f64 / run.elapsed.as_secs_f64();
     let seconds = total(|run| run.elapsed);
     Ok(Summary {
         ops_per_s: operations / seconds,
         ops_per_s_by_round: runs.iter().map(rate).collect(),
-        p50_ms: percentile_ms(0.50),
-        p99_ms: percentile_ms(0.99),
+        p50_ms: all.percentile_ms(0.50),
+        p99_ms: all.percentile_ms(0.99),
         server_us_per_op: total(|run| run.server_cpu) * 1e6 / operations,
         client_us_per_op: total(|run| run.client_cpu) * 1e6 / operations,
         other_percent: total(|run| run.other_cpu) / seconds * 100.0,

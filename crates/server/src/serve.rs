@@ -187,6 +187,7 @@ async fn start_node(settings: &Settings) -> Result<Node, Failure> {
     options.shards = settings.shards;
     options.replication_factor = settings.replication_factor;
     options.budget = settings.budget;
+    options.live_log_bytes_max = settings.live_log_bytes_max;
     options.auth = auth(settings);
     let secrets = [&settings.cluster_secret, &settings.cluster_secret_previous];
     options.secrets = secrets.into_iter().flatten().cloned().collect();

@@ -3,21 +3,34 @@
 //! One mutex guards all of it and is held for a few pushes at a time, never over a disk call or
 //! a callback. A call that asks to hear of its sync wakes the writer, if it sleeps; one that
 //! does not is left for the next that does, or for the close.
+//!
+//! Who writes has the *turn*: the writer's thread as a rule, but a caller that would sleep until
+//! its record is durable, and finds that nobody writes or waits, takes the turn and writes it
+//! itself. That saves waking the writer and being woken by it, which takes longer than a sync on
+//! a quick disk.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::disk::{Disk, File, Lock};
+use crate::gate::Gates;
 use crate::ledger::Location;
+use crate::linger::Linger;
 use crate::quarantine::Quarantine;
 use crate::supply::Supply;
 use crate::view::{Source, View};
 use crate::{Completion, Error, Options, StreamId};
 
+/// What a batch is reckoned at, besides its calls.
+const BATCH_BYTES: u64 = 256;
 /// What a queued call is reckoned at, besides its payloads.
 const CALL_BYTES: usize = 64;
+
+/// This part of a segment is kept from appends while no next one is ready.
+const RESERVED_PART: u64 = 8;
 
 /// One change, as a caller asked for it.
 #[derive(Debug)]
@@ -27,6 +40,31 @@ pub(crate) enum Op {
     Truncate { stream: StreamId, from: u64 },
     Purge { stream: StreamId, to: u64, note: Bytes },
     Forget { stream: StreamId },
+}
+
+/// How much a caller wants its change to be durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// It may wait for the next change that is urgent.
+    Later,
+    /// A completion waits for it.
+    Soon,
+    /// The caller sleeps until it is.
+    Sleeper,
+}
+
+/// What became of a change that was not refused.
+pub(crate) enum Submitted {
+    /// This round will make it durable.
+    Queued(u64),
+    /// The caller has the turn and writes this round.
+    Turn(Round),
+}
+
+/// A round's work.
+pub(crate) struct Round {
+    pub(crate) number: u64,
+    pub(crate) queue: Vec<Queued>,
 }
 
 /// A change on its way to the disk.
@@ -46,6 +84,10 @@ pub(crate) struct Report {
     pub(crate) bytes: usize,
     pub(crate) located: Vec<(StreamId, u64, u64, Vec<Location>)>,
     pub(crate) moved: Vec<(StreamId, u64, Location, Location)>,
+    /// How long the last sync took.
+    pub(crate) sync: Duration,
+    /// What is left of the current segment.
+    pub(crate) rest_bytes: u64,
 }
 
 /// What the writer knows of the files.
@@ -71,6 +113,21 @@ pub(crate) struct State {
     /// Somebody waits for a sync, or the queue is half full.
     urgent: bool,
     closing: bool,
+    /// What was left of the current segment after the last round.
+    rest_bytes: u64,
+    /// An append was refused since the files there are might not hold it.
+    starved: bool,
+    /// The round that will take what is queued.
+    round: u64,
+    /// Somebody writes.
+    turn_taken: bool,
+    /// Callers that sleep until the queue is durable.
+    sleepers: usize,
+    /// How many did so for the last round.
+    released: usize,
+    linger: Linger,
+    /// The writer waits until so many sleepers are back; 0 if it does not.
+    awaited: usize,
     last_ticket: u64,
     durable_ticket: u64,
     /// What may be evicted, oldest first: one item per append.
@@ -85,6 +142,7 @@ pub(crate) struct Shared {
     pub(crate) supply: Arc<Supply>,
     state: Mutex<State>,
     wake: Condvar,
+    pub(crate) gates: Gates,
     _lock: Lock,
 }
 
@@ -98,55 +156,106 @@ impl Shared {
         state: State,
     ) -> Self {
         let (state, wake, supply) = (Mutex::new(state), Condvar::new(), Arc::new(supply));
-        Self { options, disk, wal_id, supply, state, wake, _lock: lock }
+        let gates = Gates::default();
+        Self { options, disk, wal_id, supply, state, wake, gates, _lock: lock }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Applies a change to what callers see and queues it, or refuses it whole.
-    pub(crate) fn submit(&self, op: Op, done: Option<Completion>) -> Result<(), Error> {
+    /// Applies a change to what callers see and queues it, or refuses it whole and gives it back.
+    pub(crate) fn submit(
+        &self,
+        op: Op,
+        done: Option<Completion>,
+        urgency: Urgency,
+    ) -> Result<Submitted, (Error, Op)> {
         let bytes = op.bytes();
         let mut state = self.state();
-        let admitted = state.admit(&op, self);
-        if matches!(admitted, Err(Error::Full)) {
-            drop(state);
-            self.supply.try_again();
-            return Err(Error::Full);
+        if let Err(error) = state.admit(&op, bytes, self) {
+            self.refuse(state, &error);
+            return Err((error, op));
         }
-        admitted?;
         state.last_ticket += 1;
         let ticket = state.last_ticket;
         state.show(&op, ticket);
         state.waiting_bytes += bytes;
-        let half_full = state.waiting_bytes >= self.options.queue_bytes_max / 2;
-        let urgent = done.is_some() || half_full;
-        let wakes = urgent && !state.urgent;
-        state.urgent |= urgent;
         state.queue.push(Queued { op, ticket, bytes, done });
+        if urgency == Urgency::Sleeper && state.writer_rests() {
+            return Ok(Submitted::Turn(state.begin_round()));
+        }
+        let half_full = state.waiting_bytes >= self.options.queue_bytes_max / 2;
+        let wakes = state.press(urgency, half_full);
+        let round = state.round;
         drop(state);
         if wakes {
             self.wake.notify_one();
         }
-        Ok(())
+        Ok(Submitted::Queued(round))
     }
 
-    /// Waits for work and takes all of it; what waits in the queue without urgency comes along.
-    /// Nothing: the log is closing and all is done.
-    pub(crate) fn take(&self) -> Option<Vec<Queued>> {
-        let mut state = self.state();
-        while !state.urgent && !state.closing {
+    /// Sees to it that what was refused for now can be tried again.
+    fn refuse(&self, mut state: MutexGuard<'_, State>, error: &Error) {
+        match error {
+            Error::Full => {
+                drop(state);
+                self.supply.try_again();
+            }
+            // The room is told of when what waits has been written, so that must not rest.
+            Error::Busy if state.starved && state.press(Urgency::Soon, false) => {
+                drop(state);
+                self.wake.notify_one();
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives the turn back, waits for work and takes it, with the turn. Only for the writer's
+    /// thread, which has the turn when it begins. Nothing: the log has failed, or it is closing
+    /// and all is done.
+    pub(crate) fn take(&self) -> Option<Round> {
+        let mut state = self.linger(self.state());
+        state.turn_taken = false;
+        while state.turn_taken || !state.wants_writer() {
             state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.urgent = false;
-        let queue = std::mem::take(&mut state.queue);
-        (!queue.is_empty() || !state.closing).then_some(queue)
+        let over = state.poisoned.is_some() || (state.queue.is_empty() && state.closing);
+        (!over).then(|| state.begin_round())
+    }
+
+    /// Waits for the sleepers that were just let go, if that is worth it.
+    fn linger<'s>(&'s self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        let (released, queued) = (std::mem::take(&mut state.released), state.sleepers);
+        let Some(wait) = state.linger.plan(released, queued) else { return state };
+        state.awaited = wait.sleepers;
+        let end = Instant::now() + wait.at_most;
+        while state.awaited != 0 && !state.closing {
+            let Some(left) = end.checked_duration_since(Instant::now()) else { break };
+            let woken = self.wake.wait_timeout(state, left);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.awaited = 0;
+        let queued = state.sleepers;
+        state.linger.ended(wait, queued);
+        state
+    }
+
+    /// Gives the turn back that a caller took.
+    pub(crate) fn end_turn(&self) {
+        let mut state = self.state();
+        state.turn_taken = false;
+        let wakes = state.wants_writer();
+        drop(state);
+        if wakes {
+            self.wake.notify_one();
+        }
     }
 
     /// Takes nothing more; the writer ends once the queue is empty.
     pub(crate) fn close(&self) {
         self.state().closing = true;
+        self.supply.close();
         self.wake.notify_one();
     }
 
@@ -165,6 +274,9 @@ impl Shared {
         }
         state.durable_ticket = state.durable_ticket.max(report.ticket);
         state.waiting_bytes -= report.bytes;
+        state.linger.synced(report.sync);
+        state.rest_bytes = report.rest_bytes;
+        state.starved = false;
         state.figures = figures;
         state.evict(self.options.tail_cache_bytes);
         if state.waiting_bytes >= self.options.queue_bytes_max {
@@ -188,7 +300,8 @@ impl Shared {
     pub(crate) fn when_room(&self, call: RoomCall) {
         let mut state = self.state();
         let refused = state.poisoned.is_some() || state.closing;
-        if state.waiting_bytes < self.options.queue_bytes_max || refused {
+        let room = state.waiting_bytes < self.options.queue_bytes_max && !state.starved;
+        if room || refused {
             drop(state);
             call();
         } else {
@@ -203,11 +316,46 @@ impl State {
         streams: BTreeMap<StreamId, View>,
         files: BTreeMap<u64, Arc<dyn File>>,
         figures: Figures,
+        rest_bytes: u64,
     ) -> Self {
-        Self { streams, files, figures, ..Self::default() }
+        Self { streams, files, figures, rest_bytes, round: 1, turn_taken: true, ..Self::default() }
     }
 
-    fn admit(&self, op: &Op, shared: &Shared) -> Result<(), Error> {
+    /// There is something to do for the writer's thread.
+    fn wants_writer(&self) -> bool {
+        self.urgent || self.closing || self.poisoned.is_some()
+    }
+
+    /// Nobody writes, nor waits for the writer, nor does the writer wait for anybody.
+    fn writer_rests(&self) -> bool {
+        !self.turn_taken && !self.urgent && self.awaited == 0 && !self.closing
+    }
+
+    /// Takes the turn and all that is queued.
+    fn begin_round(&mut self) -> Round {
+        self.turn_taken = true;
+        self.urgent = false;
+        self.released = std::mem::take(&mut self.sleepers);
+        self.round += 1;
+        Round { number: self.round - 1, queue: std::mem::take(&mut self.queue) }
+    }
+
+    /// Notes that a change in the queue is as urgent as this. Says whether to wake the writer.
+    fn press(&mut self, urgency: Urgency, half_full: bool) -> bool {
+        let first = !self.urgent;
+        self.urgent |= half_full || urgency != Urgency::Later;
+        if urgency == Urgency::Sleeper {
+            self.sleepers += 1;
+        }
+        let awaited = self.awaited != 0;
+        if awaited && (urgency == Urgency::Soon || half_full || self.sleepers >= self.awaited) {
+            self.awaited = 0;
+            return true;
+        }
+        !awaited && first && self.urgent
+    }
+
+    fn admit(&mut self, op: &Op, bytes: usize, shared: &Shared) -> Result<(), Error> {
         if let Some(reason) = &self.poisoned {
             return Err(Error::Poisoned { reason: reason.clone() });
         }
@@ -225,7 +373,24 @@ impl State {
         if self.waiting_bytes >= bytes_max {
             return Err(Error::Busy);
         }
-        self.follows(op)
+        self.follows(op)?;
+        if !is_append || self.fits(bytes, shared) {
+            return Ok(());
+        }
+        // What waits may turn out smaller than it was reckoned at.
+        self.starved = !self.queue.is_empty();
+        Err(if self.starved { Error::Busy } else { Error::Full })
+    }
+
+    /// Whether, with little space left, the files there are hold so many bytes more and leave
+    /// the reserve. Each call may become a batch of its own.
+    fn fits(&self, bytes: usize, shared: &Shared) -> bool {
+        let segment_bytes = shared.options.segment_bytes;
+        let spares = shared.supply.ready() as u64 * segment_bytes;
+        let room = (self.rest_bytes + spares).saturating_sub(segment_bytes / RESERVED_PART);
+        let batches = (self.queue.len() as u64 + 1) * BATCH_BYTES;
+        let wanted = (self.waiting_bytes + bytes) as u64 + batches;
+        !shared.supply.is_tight() || wanted <= room
     }
 
     /// Whether the change fits the stream it is for.

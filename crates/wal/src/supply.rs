@@ -5,13 +5,17 @@
 //! long. What a spare holds does not matter: every checksum is bound to the segment's number,
 //! which no file had before. So spares and their names need no sync of their own.
 //!
-//! When a spare can't be made the supply says it is out. The helper rests until somebody asks
-//! again, and `append` refuses meanwhile; so records that are already accepted find at least
-//! the rest of the current segment.
+//! When a spare can't be made and none is left the supply says it is out, and `append` refuses
+//! until one was made: the helper rests until somebody asks it to try again. Appends that were
+//! accepted while there is little space fit into the files there are, with a part of a segment to
+//! spare, which is the reserve for what frees space: purges, truncations, marks. Should the writer need a file all the same,
+//! it waits until there is one: nothing was written, so nothing is in doubt, and want of space
+//! ends no log. (Other errors do, and with no helper every error does.)
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::batch::BatchBuilder;
 use crate::disk::{Disk, File};
@@ -22,6 +26,12 @@ const FILL_BYTES: usize = 1 << 20;
 /// A sync of more at once would hold up the syncs of the log.
 const FILL_SYNC_CHUNKS: u64 = 4;
 
+/// Between two tries of a writer that waits for space: nothing tells when there is some.
+const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// With room for fewer segments than this, appends are held to what the files there are hold.
+const TIGHT_SEGMENTS: u64 = 4;
+
 /// A file that waits to become a segment.
 #[derive(Debug)]
 pub(crate) struct Spare {
@@ -29,12 +39,17 @@ pub(crate) struct Spare {
     pub(crate) file: Arc<dyn File>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Shelf {
     ready: Vec<Spare>,
     next_number: u64,
+    /// The helper is making one.
+    making: bool,
     /// Somebody asked for another try.
     retry: bool,
+    /// What was missing at the last try was space.
+    no_space: bool,
+    closing: bool,
     stopped: bool,
 }
 
@@ -46,7 +61,11 @@ pub(crate) struct Supply {
     ahead: usize,
     shelf: Mutex<Shelf>,
     changed: Condvar,
+    /// Length of `ready`.
+    ready_count: AtomicUsize,
     out: AtomicBool,
+    /// When it was looked last, there was room for few segments more.
+    tight: AtomicBool,
 }
 
 impl Supply {
@@ -58,9 +77,13 @@ impl Supply {
         ready: Vec<Spare>,
         next_number: u64,
     ) -> Self {
-        let shelf = Mutex::new(Shelf { ready, next_number, retry: false, stopped: false });
-        let (changed, out) = (Condvar::new(), AtomicBool::new(false));
-        Self { disk, segment_bytes, ahead, shelf, changed, out }
+        let ready_count = AtomicUsize::new(ready.len());
+        let shelf = Mutex::new(Shelf { ready, next_number, ..Shelf::default() });
+        let (changed, out, tight) =
+            (Condvar::new(), AtomicBool::new(false), AtomicBool::new(false));
+        let supply = Self { disk, segment_bytes, ahead, shelf, changed, ready_count, out, tight };
+        supply.look();
+        supply
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
@@ -81,29 +104,55 @@ impl Supply {
 
     /// How many spares are ready.
     pub(crate) fn ready(&self) -> usize {
-        self.shelf().ready.len()
+        self.ready_count.load(Ordering::Relaxed)
     }
 
-    /// A spare: a ready one, or the one the helper is making, or one made here and now.
+    /// Whether the next spare may be the last. Never without a helper: nothing is ahead then.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.ahead > 0 && self.tight.load(Ordering::Relaxed)
+    }
+
+    /// Looks how much room there is.
+    fn look(&self) {
+        let free = self.disk.free_bytes().unwrap_or(u64::MAX);
+        self.tight.store(free < TIGHT_SEGMENTS * self.segment_bytes, Ordering::Relaxed);
+    }
+
+    /// A spare: a ready one, or the one the helper is making, or one made here and now. Waits
+    /// while there is no space for one, unless the log is closing.
     pub(crate) fn take(&self) -> io::Result<Spare> {
         let mut shelf = self.shelf();
         loop {
-            if let Some(spare) = shelf.ready.pop() {
-                self.changed.notify_all();
+            if let Some(spare) = self.pop(&mut shelf) {
                 return Ok(spare);
             }
-            if self.ahead == 0 || self.is_out() || shelf.stopped {
+            let given_up = self.is_out() && (shelf.closing || !shelf.no_space);
+            if self.ahead == 0 || given_up || shelf.stopped {
                 drop(shelf);
                 return self.take_at_once();
             }
-            shelf = self.changed.wait(shelf).unwrap_or_else(PoisonError::into_inner);
+            if self.is_out() {
+                shelf.retry = true;
+                self.changed.notify_all();
+                let waited = self.changed.wait_timeout(shelf, FULL_RETRY_INTERVAL);
+                shelf = waited.unwrap_or_else(PoisonError::into_inner).0;
+            } else {
+                shelf = self.changed.wait(shelf).unwrap_or_else(PoisonError::into_inner);
+            }
         }
+    }
+
+    fn pop(&self, shelf: &mut Shelf) -> Option<Spare> {
+        let spare = shelf.ready.pop()?;
+        self.ready_count.store(shelf.ready.len(), Ordering::Relaxed);
+        self.changed.notify_all();
+        Some(spare)
     }
 
     /// A ready spare, or one made here and now: for when no helper runs yet.
     pub(crate) fn take_at_once(&self) -> io::Result<Spare> {
         let mut shelf = self.shelf();
-        if let Some(spare) = shelf.ready.pop() {
+        if let Some(spare) = self.pop(&mut shelf) {
             return Ok(spare);
         }
         let number = shelf.number();
@@ -114,7 +163,8 @@ impl Supply {
     /// Takes the file of a segment nobody needs: as a spare if one is wanted and nobody reads
     /// it still, else it is removed. Either way its name is durably gone.
     pub(crate) fn recycle(&self, name: &str, file: Arc<dyn File>) -> io::Result<()> {
-        let wanted = self.ready() < self.ahead.max(1);
+        self.look();
+        let wanted = self.shelf().coming() < self.ahead.max(1);
         let unread = Arc::strong_count(&file) == 1;
         if wanted && unread && file.length()? == self.segment_bytes {
             let spare = segment::spare_file(self.shelf().number());
@@ -129,7 +179,9 @@ impl Supply {
     }
 
     fn put(&self, spare: Spare) {
-        self.shelf().ready.push(spare);
+        let mut shelf = self.shelf();
+        shelf.ready.push(spare);
+        self.ready_count.store(shelf.ready.len(), Ordering::Relaxed);
         self.out.store(false, Ordering::Relaxed);
         self.changed.notify_all();
     }
@@ -145,10 +197,12 @@ impl Supply {
                 if shelf.stopped {
                     return;
                 }
-                shelf.retry = false;
+                (shelf.retry, shelf.making) = (false, true);
                 shelf.number()
             };
-            match self.make(number) {
+            let made = self.make(number);
+            self.shelf().making = false;
+            match made {
                 Ok(spare) => self.put(spare),
                 Err(error) => self.ran_out(&error),
             }
@@ -162,13 +216,23 @@ impl Supply {
     }
 
     fn ran_out(&self, error: &io::Error) {
-        let shelf = self.shelf();
+        let mut shelf = self.shelf();
         // A segment may have been recycled meanwhile: then there is no need to complain.
-        if shelf.ready.is_empty() && !shelf.stopped && !self.is_out() {
+        if !shelf.ready.is_empty() || shelf.stopped {
+            return;
+        }
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        shelf.no_space = full.contains(&error.kind());
+        if !self.out.swap(true, Ordering::Relaxed) {
             tracing::warn!(%error, "no spare segment could be made; appends are refused");
-            self.out.store(true, Ordering::Relaxed);
             self.changed.notify_all();
         }
+    }
+
+    /// The log is closing: who waits for space gives up.
+    pub(crate) fn close(&self) {
+        self.shelf().closing = true;
+        self.changed.notify_all();
     }
 
     /// Ends the helper. A spare in the making is finished first.
@@ -178,6 +242,7 @@ impl Supply {
     }
 
     fn make(&self, number: u64) -> io::Result<Spare> {
+        self.look();
         let name = segment::spare_file(number);
         let file = self.disk.create(&name)?;
         let filled = self.fill(file.as_ref());
@@ -203,6 +268,11 @@ impl Supply {
 }
 
 impl Shelf {
+    /// Spares that are ready or about to be.
+    fn coming(&self) -> usize {
+        self.ready.len() + usize::from(self.making)
+    }
+
     fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number - 1

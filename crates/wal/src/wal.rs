@@ -1,8 +1,8 @@
 //! The handle.
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
 
@@ -12,9 +12,9 @@ use crate::disk::Disk;
 use crate::disk::real::RealDisk;
 use crate::record::Binding;
 use crate::recover::{Recovered, Recovery, recover};
-use crate::shared::{Found, Op, Shared, State};
+use crate::shared::{Found, Op, Round, Shared, State, Submitted, Urgency};
 use crate::view::{Bounds, View};
-use crate::writer::{Start, Writer, fail, figures};
+use crate::writer::{self, Start, Writer, call_room, figures};
 use crate::{Error, NOTE_BYTES_MAX, OpenError, Options, PAYLOAD_BYTES_MAX, read};
 
 /// The number of a stream, chosen by its owner.
@@ -42,6 +42,8 @@ pub struct Stats {
     pub cached_bytes: u64,
     /// Bytes free for us on the volume, if it tells.
     pub free_bytes: Option<u64>,
+    /// Appends are refused for want of space.
+    pub full: bool,
     /// Why the log takes nothing more, if so.
     pub poisoned: Option<String>,
 }
@@ -62,6 +64,7 @@ pub struct Wal {
 
 struct Handle {
     shared: Arc<Shared>,
+    writer: Arc<Mutex<Writer>>,
     threads: Mutex<Threads>,
     writer_id: OnceLock<ThreadId>,
 }
@@ -92,15 +95,17 @@ impl Wal {
         let lock = disk.lock().map_err(OpenError::io("lock", "the directory"))?;
         let lock = lock.ok_or(OpenError::InUse)?;
         let recovered = recover(&disk, &options)?;
-        let mut state = state(&recovered);
+        let mut state = state(&recovered, options.segment_bytes);
         state.quarantine = recovered.quarantine();
         let (wal_id, recovery) = (recovered.wal_id, recovered.recovery.clone());
         let (start, supply) = Start::split(recovered);
         let shared = Arc::new(Shared::new(options, disk, lock, wal_id, supply, state));
         // From here on a failure drops the handle, which ends the threads there are.
-        let handle = Handle { shared, threads: Mutex::default(), writer_id: OnceLock::new() };
+        let writer = Arc::new(Mutex::new(Writer::new(shared.clone(), start)));
+        let (threads, writer_id) = (Mutex::default(), OnceLock::new());
+        let handle = Handle { shared, writer, threads, writer_id };
         handle.spawn_helper()?;
-        handle.spawn_writer(start)?;
+        handle.spawn_writer()?;
         Ok((Self { handle: Arc::new(handle) }, recovery))
     }
 
@@ -126,6 +131,59 @@ impl Wal {
     ) -> Result<(), Error> {
         payloads.iter().try_for_each(|payload| fits(payload, PAYLOAD_BYTES_MAX))?;
         self.submit(Op::Append { stream, first: first_index, payloads }, Some(done))
+    }
+
+    /// As [`Wal::append`], but blocks until the entries are durable, and before while there is
+    /// no room in the queue. If nobody else writes or waits, this thread writes them itself;
+    /// else it sleeps, and many that sleep at once cost less than as many completions. Not for
+    /// async code.
+    ///
+    /// # Errors
+    /// As [`Wal::append`], but `Busy` only inside a completion, which would wait for itself.
+    /// `Poisoned` may also mean that the entries are readable, and on disk or not.
+    pub fn append_durable(
+        &self,
+        stream: StreamId,
+        first_index: u64,
+        payloads: Vec<Bytes>,
+    ) -> Result<(), Error> {
+        payloads.iter().try_for_each(|payload| fits(payload, PAYLOAD_BYTES_MAX))?;
+        if self.handle.is_writer() {
+            return Err(Error::Busy);
+        }
+        let mut op = Op::Append { stream, first: first_index, payloads };
+        loop {
+            match self.shared().submit(op, None, Urgency::Sleeper) {
+                Ok(submitted) => return self.sleep(submitted),
+                Err((Error::Busy, refused)) => {
+                    op = refused;
+                    self.sleep_until_room();
+                }
+                Err((error, _)) => return Err(error),
+            }
+        }
+    }
+
+    /// Returns once the change is durable.
+    fn sleep(&self, submitted: Submitted) -> Result<(), Error> {
+        let number = match submitted {
+            Submitted::Queued(number) => number,
+            Submitted::Turn(round) => {
+                let number = round.number;
+                self.handle.take_turn(round);
+                number
+            }
+        };
+        self.shared().gates.wait(number).map_err(|reason| Error::Poisoned { reason })
+    }
+
+    fn sleep_until_room(&self) {
+        let (send, room) = sync_channel(1);
+        self.when_room(Box::new(move || {
+            let _ = send.try_send(());
+        }));
+        // A call that is never made is dropped, which ends the wait too.
+        let _ = room.recv();
     }
 
     /// Sets the stream's mark `tag`. Readable when this returns. With `done` it is synced like
@@ -272,6 +330,7 @@ impl Wal {
             waiting_bytes: state.waiting_bytes as u64,
             cached_bytes: state.cached_bytes as u64,
             free_bytes,
+            full: shared.supply.is_out(),
             poisoned: state.poisoned.as_ref().map(ToString::to_string),
         }
     }
@@ -296,7 +355,8 @@ impl Wal {
     }
 
     fn submit(&self, op: Op, done: Option<Completion>) -> Result<(), Error> {
-        self.shared().submit(op, done)
+        let urgency = if done.is_some() { Urgency::Soon } else { Urgency::Later };
+        self.shared().submit(op, done, urgency).map(drop).map_err(|(error, _)| error)
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -312,11 +372,17 @@ fn fits(bytes: &Bytes, max_bytes: usize) -> Result<(), Error> {
 }
 
 /// What callers see right after recovery.
-fn state(recovered: &Recovered) -> State {
+fn state(recovered: &Recovered, segment_bytes: u64) -> State {
     let ledger = &recovered.ledger;
     let views = ledger.streams.iter().map(|(id, stream)| (*id, View::recovered(stream)));
     let files = recovered.segments.iter().map(|(number, segment)| (*number, segment.file.clone()));
-    State::new(views.collect(), files.collect(), figures(&recovered.segments, ledger))
+    let figures = figures(&recovered.segments, ledger);
+    State::new(
+        views.collect(),
+        files.collect(),
+        figures,
+        segment_bytes.saturating_sub(recovered.end),
+    )
 }
 
 impl Handle {
@@ -329,19 +395,28 @@ impl Handle {
         Ok(())
     }
 
-    fn spawn_writer(&self, start: Start) -> Result<(), OpenError> {
-        let shared = self.shared.clone();
-        let writer = spawn("wal-writer", move || {
-            let writer = Writer::new(shared.clone(), start);
-            if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
-                fail(&shared, Vec::new(), &Arc::from("the writer panicked"));
-            }
+    fn spawn_writer(&self) -> Result<(), OpenError> {
+        let (shared, writer) = (self.shared.clone(), self.writer.clone());
+        let thread = spawn("wal-writer", move || {
+            writer::run(&shared, &writer);
             shared.supply.stop();
         })?;
         // Nobody else has the handle yet, so it was not set before.
-        let _ = self.writer_id.set(writer.thread().id());
-        self.threads().writer = Some(writer);
+        let _ = self.writer_id.set(thread.thread().id());
+        self.threads().writer = Some(thread);
         Ok(())
+    }
+
+    /// Writes a round on the caller's thread.
+    fn take_turn(&self, round: Round) {
+        let room_calls = writer::round(&self.shared, &self.writer, round);
+        self.shared.end_turn();
+        call_room(room_calls);
+    }
+
+    /// Whether this is the writer's thread, inside a completion.
+    fn is_writer(&self) -> bool {
+        self.writer_id.get() == Some(&thread::current().id())
     }
 
     fn threads(&self) -> MutexGuard<'_, Threads> {
@@ -352,7 +427,7 @@ impl Handle {
     /// wait: it ends, and ends the helper, when it has nothing more to do.
     fn end(&self) {
         self.shared.close();
-        if self.writer_id.get() == Some(&thread::current().id()) {
+        if self.is_writer() {
             return;
         }
         let mut threads = self.threads();

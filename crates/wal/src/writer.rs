@@ -1,4 +1,5 @@
-//! The writer: one thread that turns the queue into synced bytes.
+//! The writer: what turns the queue into synced bytes, on one thread at a time: its own, or a
+//! caller's that has the turn.
 //!
 //! A round takes everything queued for all streams, puts it into one batch, writes it, syncs
 //! once, shows callers the places, and only then calls back, in order. A segment that fills up
@@ -17,8 +18,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -27,7 +28,7 @@ use crate::ledger::{Broken, Ledger, Location};
 use crate::record::{Binding, Record};
 use crate::recover::{Recovered, SegmentFile};
 use crate::segment::{self, SegmentHeader};
-use crate::shared::{Figures, Op, Queued, Report, RoomCall, Shared};
+use crate::shared::{Figures, Op, Queued, Report, RoomCall, Round, Shared};
 use crate::supply::begin_segment;
 use crate::{Completion, Error, StreamId, read};
 
@@ -49,6 +50,39 @@ const SEGMENTS_SPARED: u64 = 1;
 struct Moving {
     segment: u64,
     entries: VecDeque<(StreamId, u64)>,
+}
+
+/// The life of the writer's thread: rounds until the log is closed or fails.
+pub(crate) fn run(shared: &Shared, writer: &Mutex<Writer>) {
+    // Segments that were needed no more when the process ended.
+    attempt(shared, writer, Writer::release);
+    while let Some(next) = shared.take() {
+        call_room(round(shared, writer, next));
+    }
+    if shared.state().poisoned.is_none() {
+        attempt(shared, writer, Writer::close);
+    }
+}
+
+/// One round, for whoever has the turn. Returns the calls that waited for room.
+pub(crate) fn round(shared: &Shared, writer: &Mutex<Writer>, round: Round) -> Vec<RoomCall> {
+    attempt(shared, writer, |writer| writer.round(round)).unwrap_or_default()
+}
+
+/// Does something with the writer. A failure, or a panic, ends the log.
+fn attempt<T>(
+    shared: &Shared,
+    writer: &Mutex<Writer>,
+    action: impl FnOnce(&mut Writer) -> io::Result<T>,
+) -> Option<T> {
+    let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+    let reason = match catch_unwind(AssertUnwindSafe(|| action(&mut writer))) {
+        Ok(Ok(value)) => return Some(value),
+        Ok(Err(error)) => Arc::from(error.to_string()),
+        Err(_) => Arc::from("the writer panicked"),
+    };
+    fail(shared, Vec::new(), &reason);
+    None
 }
 
 pub(crate) struct Writer {
@@ -115,22 +149,10 @@ impl Writer {
         }
     }
 
-    /// The thread's life: rounds until the log is closed or fails.
-    pub(crate) fn run(mut self) {
-        // Segments that were needed no more when the process ended.
-        let mut result = self.release();
-        while result.is_ok() {
-            let Some(queue) = self.shared.take() else { break };
-            result = self.round(queue);
-        }
-        if let Err(error) = result.and_then(|()| self.close()) {
-            let reason = Arc::from(error.to_string());
-            fail(&self.shared, Vec::new(), &reason);
-        }
-    }
-
-    /// One round. On an error every call in it has been answered with it.
-    fn round(&mut self, queue: Vec<Queued>) -> io::Result<()> {
+    /// One round. On an error every call in it has been answered with it. Returns the calls
+    /// that waited for room.
+    fn round(&mut self, round: Round) -> io::Result<Vec<RoomCall>> {
+        let Round { number, queue } = round;
         let mut report = Report::default();
         let written = self.write_round(&queue, &mut report);
         let done = queue.into_iter().filter_map(|queued| queued.done).collect();
@@ -139,9 +161,10 @@ impl Writer {
             return Err(error);
         }
         let room_calls = self.shared.publish(report, figures(&self.segments, &self.ledger));
+        self.shared.gates.open(number);
         call_back(done, &Ok(()));
-        call_room(room_calls);
-        self.release()
+        self.release()?;
+        Ok(room_calls)
     }
 
     fn write_round(&mut self, queue: &[Queued], report: &mut Report) -> io::Result<()> {
@@ -151,7 +174,9 @@ impl Writer {
             report.bytes += queued.bytes;
         }
         self.move_forward(report)?;
-        self.commit()
+        report.sync = self.commit()?;
+        report.rest_bytes = self.shared.options.segment_bytes.saturating_sub(self.batch.start());
+        Ok(())
     }
 
     fn write_op(&mut self, op: &Op, ticket: u64, report: &mut Report) -> io::Result<()> {
@@ -185,10 +210,10 @@ impl Writer {
         Ok(at)
     }
 
-    /// Writes and syncs the batch, if there is anything in it.
-    fn commit(&mut self) -> io::Result<()> {
+    /// Writes and syncs the batch, if there is anything in it. Returns how long the sync took.
+    fn commit(&mut self) -> io::Result<Duration> {
         if self.batch.records() == 0 {
-            return Ok(());
+            return Ok(Duration::ZERO);
         }
         metrics::histogram!("stemedb_wal_batch_records").record(f64::from(self.batch.records()));
         let since = self.batch.start() - self.roll_called;
@@ -197,7 +222,7 @@ impl Writer {
     }
 
     /// Writes and syncs the batch. With `roll_call` it names all streams, if there is room.
-    fn write_batch(&mut self, roll_call: bool) -> io::Result<()> {
+    fn write_batch(&mut self, roll_call: bool) -> io::Result<Duration> {
         let (start, binding) = (self.batch.start(), self.batch.binding());
         let fits = self.batch.end_with_roll_call(&self.ledger) <= self.shared.options.segment_bytes;
         let roll_call = (roll_call && fits).then_some(&self.ledger);
@@ -213,13 +238,14 @@ impl Writer {
         segment.file.write_at(&bytes, start).map_err(|error| tell("write", &name(), &error))?;
         let asked = Instant::now();
         segment.file.sync_data().map_err(|error| tell("sync", &name(), &error))?;
-        metrics::histogram!("stemedb_wal_fsync_latency_seconds").record(asked.elapsed());
+        let took = asked.elapsed();
+        metrics::histogram!("stemedb_wal_fsync_latency_seconds").record(took);
         metrics::counter!("stemedb_wal_bytes_total").increment(bytes.len() as u64);
         segment.bytes = segment.bytes.max(start + bytes.len() as u64);
         self.fresh = false;
         let buffer = if bytes.capacity() <= BUFFER_KEPT_BYTES { bytes } else { Vec::new() };
         self.batch = BatchBuilder::new(binding, end, buffer);
-        Ok(())
+        Ok(took)
     }
 
     /// Ends the current segment and begins the next, with a checkpoint of all streams.
@@ -262,12 +288,19 @@ impl Writer {
         Ok(())
     }
 
-    /// The files hold more than the bound, and moving could help.
+    /// The files hold more than the bound, and moving could help. Segments that this round has
+    /// emptied count as gone: they are let go of when it is over.
     fn is_too_big(&self) -> bool {
         let spared = SEGMENTS_SPARED * self.shared.options.segment_bytes;
-        let figures = figures(&self.segments, &self.ledger);
+        let needed = self.segments.iter().skip_while(|(number, _)| self.is_empty(**number));
+        let bytes: u64 = needed.map(|(_, segment)| segment.bytes).sum();
         let blocked = self.unreadable.is_some() || self.shared.supply.is_out();
-        figures.bytes > 2 * figures.live_bytes + spared && !blocked
+        bytes > 2 * self.ledger.live_bytes() + spared && !blocked
+    }
+
+    /// Nothing in the segment is live, and it is not the current one.
+    fn is_empty(&self, number: u64) -> bool {
+        number != self.current && self.ledger.live(number).entries == 0
     }
 
     /// The next entry of the oldest segment. Those of quarantined streams stay where they are.
@@ -275,7 +308,8 @@ impl Writer {
         &mut self,
         quarantined: &BTreeSet<StreamId>,
     ) -> Option<(StreamId, u64, Location)> {
-        let oldest = *self.segments.keys().next()?;
+        let mut numbers = self.segments.keys().copied();
+        let oldest = numbers.find(|number| !self.is_empty(*number))?;
         if oldest == self.current {
             return None;
         }
@@ -362,7 +396,7 @@ impl Writer {
         if self.batch.end_max() > self.shared.options.segment_bytes {
             return Ok(());
         }
-        self.write_batch(true)
+        self.write_batch(true).map(drop)
     }
 }
 
@@ -374,6 +408,7 @@ fn tell(action: &str, file: &str, error: &io::Error) -> io::Error {
 pub(crate) fn fail(shared: &Shared, mut done: Vec<Completion>, reason: &Arc<str>) {
     let (queued, room_calls) = shared.poison(reason);
     done.extend(queued.into_iter().filter_map(|queued| queued.done));
+    shared.gates.fail(reason);
     call_back(done, &Err(Error::Poisoned { reason: reason.clone() }));
     call_room(room_calls);
 }
@@ -389,7 +424,7 @@ fn call_back(done: Vec<Completion>, result: &Result<(), Error>) {
     }
 }
 
-fn call_room(room_calls: Vec<RoomCall>) {
+pub(crate) fn call_room(room_calls: Vec<RoomCall>) {
     for call in room_calls {
         if catch_unwind(AssertUnwindSafe(call)).is_err() {
             tracing::error!("a call that waited for room panicked");

@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) insecure: bool,
     /// What the store may use.
     pub(crate) budget: Budget,
+    /// Log beyond which the store is flushed, bytes.
+    pub(crate) live_log_bytes_max: u64,
     pub(crate) log: String,
 }
 
@@ -114,6 +116,7 @@ pub(crate) fn check(effective: &Effective, machine: &impl Machine) -> Result<Set
         cluster_secret_previous: from.cluster_secret("cluster-secret-previous")?,
         insecure: from.switch("insecure")?,
         budget: from.budget()?,
+        live_log_bytes_max: from.bytes("live-log-bytes-max")?,
         log: from.text("log")?.unwrap_or_default(),
     };
     from.switch("unsafe-skip-signatures").and_then(|skip| rules(&settings, skip))?;

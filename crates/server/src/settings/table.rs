@@ -152,6 +152,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Bytes of snapshots this node sends to its peers in a second, at most; 0: no limit",
     ),
     setting(
+        "live-log-bytes-max",
+        Kind::Bytes(16 << 20, 1 << 34),
+        Some("256MiB"),
+        "Log that a restart would have to replay: beyond it the store is flushed and the log cut",
+    ),
+    setting(
         "log",
         Kind::Text,
         Some("info"),

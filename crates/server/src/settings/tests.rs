@@ -266,6 +266,7 @@ fn config_show_masks_secrets_and_names_sources() {
             "write-buffer-bytes = 32MiB (default)",
             "compaction-bytes-per-second = 128MiB (default)",
             "snapshot-bytes-per-second = 64MiB (default)",
+            "live-log-bytes-max = 256MiB (default)",
             "log = warn (env STEMEDB_LOG)",
         ]
     );
@@ -312,6 +313,14 @@ fn the_stores_budget_is_what_the_store_has_by_default_and_what_is_given() {
         assert_eq!(code, 2, "{line}");
         assert!(line.contains("--block-cache-bytes") && line.contains(bad), "{line}");
     }
+}
+
+#[test]
+fn the_bound_of_the_live_log_is_the_nodes_own_by_default_and_what_is_given() {
+    let default = stemedb::NodeOptions::alone("/nowhere").live_log_bytes_max;
+    assert_eq!(settings(&[], &[]).unwrap().live_log_bytes_max, default);
+    let env = [("STEMEDB_LIVE_LOG_BYTES_MAX", "1GiB")];
+    assert_eq!(settings(&[], &env).unwrap().live_log_bytes_max, 1 << 30);
 }
 
 #[test]
