@@ -6,13 +6,16 @@
 
 mod common;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{cluster, places, ready, start_with, stop, until};
 use stemedb::{Budget, Front, GroupOptions, Node, NodeOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 const BUCKETS: usize = 6;
 const VALUE_BYTES: usize = 2048;
@@ -161,5 +164,142 @@ async fn few_large_values_do_not_keep_the_log_for_ever() {
     let nodes = cluster(&places, set).await;
     let bucket = nodes[0].bucket("demo", "b").await.unwrap();
     assert_eq!(bucket.scan(b"").await.unwrap().len(), 41);
+    stop(nodes).await;
+}
+
+/// A line to a node that breaks each connection once it has carried so many bytes to it.
+#[derive(Default)]
+struct Line {
+    bytes_max: AtomicU64,
+    /// Bytes carried to the node.
+    carried: AtomicU64,
+    breaks: AtomicU64,
+}
+
+impl Line {
+    /// Stands at one address for the node at another.
+    async fn lay(at: SocketAddr, to: SocketAddr) -> Arc<Self> {
+        let line = Arc::new(Self { bytes_max: AtomicU64::new(u64::MAX), ..Self::default() });
+        let listener = TcpListener::bind(at).await.unwrap();
+        let laid = line.clone();
+        tokio::spawn(async move {
+            while let Ok((from, _)) = listener.accept().await {
+                let line = laid.clone();
+                tokio::spawn(async move { line.carry(from, to).await });
+            }
+        });
+        line
+    }
+
+    async fn carry(&self, from: TcpStream, to: SocketAddr) {
+        let Ok(to) = TcpStream::connect(to).await else { return };
+        let (mut caller, mut back) = from.into_split();
+        let (mut answers, mut node) = to.into_split();
+        let there = async {
+            let (mut buffer, mut carried) = (vec![0; 16 << 10], 0);
+            loop {
+                let Ok(count @ 1..) = caller.read(&mut buffer).await else { return };
+                if node.write_all(&buffer[..count]).await.is_err() {
+                    return;
+                }
+                carried += count as u64;
+                self.carried.fetch_add(count as u64, Ordering::Relaxed);
+                if carried > self.bytes_max.load(Ordering::Relaxed) {
+                    self.breaks.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = there => {}
+            _ = tokio::io::copy(&mut answers, &mut back) => {}
+        }
+    }
+}
+
+/// A value that says what it is the value of, and does not compress.
+fn noise(key: &str) -> Vec<u8> {
+    let mut noise = format!("<value of {key}>").into_bytes();
+    let mut state = key.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |sum, byte| {
+        (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    while noise.len() < 4096 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        noise.extend(state.to_le_bytes());
+    }
+    noise
+}
+
+/// The line never carries a third of a shard in one go: a snapshot that began anew each time would
+/// never arrive.
+#[tokio::test]
+async fn a_snapshot_over_a_line_that_breaks_goes_on_where_it_was_while_writes_go_on() {
+    let set = |options: &mut NodeOptions| {
+        low(options);
+        options.shards = 1;
+        options.groups.snapshot_file_bytes = 64 << 10;
+        options.groups.snapshot_bytes_per_second = 4 << 20;
+    };
+    let mut places = places(3);
+    // Its peers hear of the late one at an address where the line stands.
+    places[2].gossip.set_ip(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)));
+    let line =
+        Line::lay((places[2].gossip.ip(), places[2].grpc.port()).into(), places[2].grpc).await;
+    let mut nodes = cluster(&places, set).await;
+    let late = nodes.remove(2);
+    late.shutdown().await;
+    drop(late);
+    let bucket = nodes[0].bucket("demo", "b").await.unwrap();
+    const COUNT: u64 = 600;
+    for number in 0..COUNT {
+        let key = format!("during-{number:04}");
+        bucket.put(key.clone(), noise(&key)).await.unwrap();
+    }
+    let bytes = COUNT * 4096;
+    // The log is looked at once a second, flushed the first time and cut the second.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+
+    line.bytes_max.store(bytes / 4, Ordering::Relaxed);
+    line.carried.store(0, Ordering::Relaxed);
+    let (writes, stopped) = (bucket.clone(), Arc::new(AtomicBool::new(false)));
+    let until_stopped = stopped.clone();
+    let writing = tokio::spawn(async move {
+        let mut count = 0;
+        while !until_stopped.load(Ordering::Relaxed) {
+            writes.put(format!("meanwhile-{count:05}"), b"small".to_vec()).await.unwrap();
+            count += 1;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        count
+    });
+    nodes.push(start_with(&places[2], &places, set).await);
+    ready(&nodes).await;
+    stopped.store(true, Ordering::Relaxed);
+    let count = writing.await.unwrap();
+    let (carried, breaks) =
+        (line.carried.load(Ordering::Relaxed), line.breaks.load(Ordering::Relaxed));
+    let log = places[2].dir.path().join("wal");
+    assert_eq!(occurrences(&log, b"<value of during-0001>"), 0, "it was sent the log");
+    assert!(breaks >= 3, "{breaks} breaks, {carried} bytes");
+    assert!(carried > bytes, "{carried} of {bytes}");
+    assert!(carried < 2 * bytes, "{carried} bytes were carried for {bytes}, over {breaks} breaks");
+
+    // What it holds is all of it, where it leads.
+    line.bytes_max.store(u64::MAX, Ordering::Relaxed);
+    let first = nodes.remove(0);
+    first.shutdown().await;
+    drop((first, bucket));
+    for node in &nodes {
+        let bucket = node.bucket("demo", "b").await.unwrap();
+        let rows = bucket.scan(b"during").await.unwrap();
+        assert_eq!(rows.len() as u64, COUNT);
+        for row in rows {
+            let key = String::from_utf8(row.key.as_bytes().to_vec()).unwrap();
+            assert_eq!(row.version.value, noise(&key));
+        }
+        assert_eq!(bucket.scan(b"meanwhile").await.unwrap().len(), count);
+    }
     stop(nodes).await;
 }
