@@ -173,7 +173,10 @@ impl Link {
         drop(turn);
         match &sent {
             // It has it, or follows another leader: the view is of no more use.
-            Ok(_) => drop(sending.views.open().remove(&self.target)),
+            Ok(_) => {
+                let done = sending.views.open().remove(&self.target);
+                end(done).await;
+            }
             Err(error) => {
                 let (group, to) = (self.network.group, self.node);
                 tracing::warn!(%group, %to, %error, "a snapshot was not taken; its view is kept for a while");
@@ -188,7 +191,8 @@ impl Link {
         let (id, terms) = (self.network.plane.draw(), sending.terms.clone());
         let begun = tokio::task::spawn_blocking(move || Outgoing::begin(&store, id, terms)).await;
         let view = Arc::new(begun.map_err(lost)?.map_err(lost)?);
-        sending.views.open().insert(self.target, view.clone());
+        let before = sending.views.open().insert(self.target, view.clone());
+        end(before).await;
         Ok(view)
     }
 
@@ -223,6 +227,13 @@ impl Link {
         let envelope = self.envelope(kinds::OFFER, payload);
         let answer = self.network.plane.request(self.node, Lane::Normal, envelope, deadline).await;
         decode_offer_answer(&answer.map_err(failed)?).map_err(lost)
+    }
+}
+
+/// Ends a view that is of no more use, and waits until it holds on to nothing.
+async fn end(view: Option<Arc<Outgoing>>) {
+    if let Some(view) = view {
+        let _ = tokio::task::spawn_blocking(move || view.close()).await;
     }
 }
 
