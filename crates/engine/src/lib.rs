@@ -14,6 +14,7 @@
 //! | `options` | how RocksDB is set up: budgets, checksums, filters |
 //! | `bloom` | which part of a row's name its filter knows |
 //! | `sst` | RocksDB's table files, read block by block without RocksDB |
+//! | `manifest` | whether RocksDB's list of its files reads, before RocksDB reads it |
 //! | `scrub` | the files of an open store, checked as they stand on disk |
 //! | `check` | a store that nobody has open: every fault in it, and what can be mended |
 //! | `format`, `lock` | which format a directory has and the steps to this one; who has it |
@@ -38,6 +39,7 @@ mod files;
 mod format;
 mod group;
 mod lock;
+mod manifest;
 mod meta;
 mod options;
 mod rocks;

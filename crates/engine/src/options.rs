@@ -52,6 +52,8 @@ const TABLE_FORMAT: i32 = 7;
 const FILTER_BITS_PER_NAME: f64 = 10.0;
 /// One flush and one compaction at a time: a node has few cores, and its log comes first.
 const BACKGROUND_JOBS: i32 = 2;
+/// RocksDB's list of its files is begun anew at this size.
+const MANIFEST_BYTES_MAX: usize = 16 << 20;
 /// RocksDB's own diary is begun anew at this size.
 const INFO_LOG_BYTES_MAX: usize = 4 << 20;
 /// Small portions, so that a flush never waits long behind a compaction.
@@ -90,6 +92,7 @@ pub(crate) fn options(budget: Budget) -> Options {
     options.set_bytes_per_sync(1 << 20);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(INFO_LOG_BYTES_MAX);
+    options.set_max_manifest_file_size(MANIFEST_BYTES_MAX);
     options.set_stats_dump_period_sec(0);
     if let Some(rate) = rate(budget.compaction_bytes_per_second) {
         options.set_ratelimiter(rate, RATE_REFILL_MICROSECONDS, RATE_FAIRNESS);

@@ -29,7 +29,7 @@ use crate::lock::Lock;
 use crate::options::{self, Budget};
 use crate::rows::{Range, Row};
 use crate::store::{Cursor, Fill, Health, Pace, RowRef, Rows, Seeker, Store, Visit};
-use crate::{Error, files, format, io, scrub};
+use crate::{Error, files, format, io, manifest, scrub};
 
 /// RocksDB's folder in a store's.
 pub(crate) const ROCKS: &str = "rocks";
@@ -154,6 +154,11 @@ impl RocksStore {
 impl Open {
     /// Opens RocksDB in a store's directory. What is returned beside it ends when it is closed.
     fn begin(dir: &Path, budget: Budget) -> Result<(Self, Receiver<Infallible>), Error> {
+        manifest::check(&dir.join(ROCKS)).map_err(|fault| {
+            let at = fault.offset.map(|offset| format!(" at {offset}")).unwrap_or_default();
+            let cause = format!("{}{at}: {}", fault.file, fault.cause);
+            Error::Corrupt { what: "the list of files", cause }
+        })?;
         let options = options::options(budget);
         let db = DB::open(&options, dir.join(ROCKS)).map_err(|cause| {
             let text = cause.to_string();

@@ -15,7 +15,7 @@ use super::{Report, names};
 use crate::options::{self, Budget};
 use crate::rocks::{ROCKS, unread};
 use crate::rows::{Scope, generation_row};
-use crate::{Error, group, io};
+use crate::{Error, group, io, manifest};
 
 /// What there is to read.
 pub(super) struct Inventory {
@@ -41,6 +41,10 @@ impl Inventory {
         }
         read_options_file(&rocks, report)?;
         let mut found = Self { tables: all_tables(&rocks)?, live: Vec::new(), db: None };
+        if let Err(fault) = manifest::check(&rocks) {
+            report.fault(&format!("{ROCKS}/{}", fault.file), fault.offset, fault.cause);
+            return Ok(found);
+        }
         let opened = DB::open_for_read_only(&reading(), &rocks, false);
         let db = match opened {
             Ok(db) => db,

@@ -6,14 +6,14 @@ use std::path::Path;
 
 use bytes::Bytes;
 use stemedb_engine::check::{Report, check, repair};
-use stemedb_engine::{Error, Group, Store, copy as copy_group};
+use stemedb_engine::{Error, Group, RocksStore, Store, copy as copy_group};
 use stemedb_machine::meta::MetaRecord;
 use stemedb_machine::shard::suite::random::Draw;
 use stemedb_machine::shard::suite::{Run, item, statement};
 use stemedb_types::{GroupId, ReplicaId};
 use tempfile::TempDir;
 
-use crate::common::{Counted, chunks, copy, mark, open};
+use crate::common::{Counted, budget, chunks, copy, mark, open};
 use crate::scrub::{flip, tables};
 
 /// Rows of every kind in two files, in the meta group and two shards, one of which took a snapshot.
@@ -111,6 +111,34 @@ fn every_bit_that_flips_in_a_table_is_a_fault_with_its_file() {
         }
     }
     assert!(flips > 100);
+    assert_eq!(checked(dir.path()).faults, []);
+}
+
+/// RocksDB's list of its files: with some of these bits flipped RocksDB itself reads for ever, with
+/// others it goes back in time, and without `CURRENT` it begins a new store over the old one.
+#[test]
+fn every_bit_that_flips_in_the_list_of_files_is_a_fault_and_the_store_does_not_open() {
+    let dir = TempDir::new().unwrap();
+    store(dir.path());
+    let current = dir.path().join("rocks/CURRENT");
+    let manifest = format!("rocks/{}", fs::read_to_string(&current).unwrap().trim_end());
+    for (name, step) in [("rocks/CURRENT", 3), (manifest.as_str(), 101)] {
+        let path = dir.path().join(name);
+        let bits = fs::metadata(&path).unwrap().len() as usize * 8;
+        for bit in (0..bits).step_by(step) {
+            flip(&path, bit);
+            assert_eq!(checked(dir.path()).faults.len(), 1, "bit {bit} of {name}");
+            let opened = RocksStore::open(dir.path(), budget());
+            assert!(matches!(opened.err(), Some(Error::Corrupt { .. })), "bit {bit} of {name}");
+            flip(&path, bit);
+        }
+    }
+    fs::remove_file(&current).unwrap();
+    let files = contents(dir.path()).len();
+    let opened = RocksStore::open(dir.path(), budget());
+    assert!(matches!(opened.err(), Some(Error::Corrupt { .. })));
+    assert_eq!(contents(dir.path()).len(), files);
+    fs::write(&current, format!("{}\n", manifest.trim_start_matches("rocks/"))).unwrap();
     assert_eq!(checked(dir.path()).faults, []);
 }
 
