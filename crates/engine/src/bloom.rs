@@ -9,7 +9,7 @@
 //! | versions | the name up to and with the key | every put and get: a seek among a key's versions |
 //! | claims and their attestations | the name up to and with the claim's id | assert and query |
 //! | one row by its name (bucket, claim by id, marks, meta) | the whole name | a point read |
-//! | the log, the indexes of claims | nothing | only walks, which no filter helps |
+//! | the log, the indexes of claims, the expiries | nothing | only walks, which no filter helps |
 //!
 //! The bucket alone (what one would first think of) would stand in nearly every file and rule out
 //! none: there are few buckets and many keys. Cost: a row of a kind that is walked and also asked for by
@@ -48,13 +48,14 @@ fn part(row: &[u8]) -> Part<'_> {
     const LOG: u8 = Kind::Log as u8;
     const BY_PREDICATE: u8 = Kind::ClaimByPredicate as u8;
     const BY_AGENT: u8 = Kind::ClaimByAgent as u8;
+    const EXPIRY: u8 = Kind::Expiry as u8;
     let end = match row.get(SCOPE_BYTES) {
         Some(&VERSION) => closed(row, FRONT_BYTES),
         Some(&CLAIM) => closed(row, FRONT_BYTES)
             .and_then(|subject| closed(row, subject))
             .map(|predicate| predicate + CLAIM_ID_BYTES)
             .filter(|end| *end <= row.len()),
-        Some(&(LOG | BY_PREDICATE | BY_AGENT)) | None => None,
+        Some(&(LOG | BY_PREDICATE | BY_AGENT | EXPIRY)) | None => None,
         Some(_) => return Part::Whole(row),
     };
     end.map_or(Part::Nothing, |end| Part::Shared(&row[..end]))

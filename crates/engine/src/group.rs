@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use stemedb_types::GroupId;
+use stemedb_machine::shard::BucketNumber;
+use stemedb_types::{GroupId, Revision};
 
 use crate::rows::{Range, Scope, generation_row};
 use crate::store::{Pace, Rows, Store, Visit};
@@ -54,7 +55,10 @@ pub struct Batch {
     pub(crate) scope: Scope,
     pub(crate) rows: Rows,
     /// Rows of which only the run's last value counts: written once, whatever happened between.
-    pub(crate) last: BTreeMap<Row, Vec<u8>>,
+    /// `None`: it goes.
+    pub(crate) last: BTreeMap<Row, Option<Vec<u8>>>,
+    /// The buckets whose floor goes up: their row, and how far.
+    pub(crate) floors: BTreeMap<BucketNumber, (Row, Revision)>,
 }
 
 impl Group {
@@ -83,7 +87,10 @@ impl Group {
             next: AtomicU32::new(number.wrapping_add(1)),
             living: Mutex::new(generation.clone()),
         };
-        Ok((Self { store, scope, generation, shared: Arc::new(shared) }, swept))
+        store.floors().forget(group);
+        let opened = Self { store, scope, generation, shared: Arc::new(shared) };
+        opened.learn_floors()?;
+        Ok((opened, swept))
     }
 
     /// Which group this is.
@@ -93,7 +100,12 @@ impl Group {
 
     /// Begins a batch.
     pub fn batch(&self) -> Batch {
-        Batch { scope: self.scope, rows: Rows::new(), last: BTreeMap::new() }
+        Batch {
+            scope: self.scope,
+            rows: Rows::new(),
+            last: BTreeMap::new(),
+            floors: BTreeMap::new(),
+        }
     }
 
     /// Writes a batch and the mark that says how far it goes, together. Visible at once, durable
@@ -105,10 +117,19 @@ impl Group {
             return Err(Error::Replaced { group: self.scope.group });
         }
         for (row, value) in batch.last {
-            batch.rows.put(row, value);
+            match value {
+                Some(value) => batch.rows.put(row, value),
+                None => batch.rows.delete(row),
+            }
+        }
+        for (bucket, (row, floor)) in &batch.floors {
+            self.let_go(&mut batch.rows, *bucket, *floor)?;
+            self.store.floors().announce(self.scope, *bucket, row, *floor);
         }
         batch.rows.put(self.scope.applied(), applied);
-        self.store.write(batch.rows)
+        self.store.write(batch.rows)?;
+        // Those of earlier batches: this one is not durable yet.
+        if batch.floors.is_empty() { Ok(()) } else { self.settle_floors() }
     }
 
     /// The mark of the newest batch.
@@ -118,6 +139,7 @@ impl Group {
 
     /// The mark of the newest batch that a crash can't take back.
     pub fn durable_applied(&self) -> Result<Option<Bytes>, Error> {
+        self.settle_floors()?;
         self.store.durable(&self.scope.applied())
     }
 
@@ -157,7 +179,10 @@ impl Group {
         let generation = Arc::new(Generation::living(self.store.clone(), to));
         let before = std::mem::replace(&mut *living, generation.clone());
         before.replaced.store(true, Ordering::Release);
-        Ok(Group { store: self.store.clone(), scope: to, generation, shared: self.shared.clone() })
+        let store = self.store.clone();
+        let group = Group { store, scope: to, generation, shared: self.shared.clone() };
+        group.learn_floors()?;
+        Ok(group)
     }
 }
 
@@ -172,6 +197,7 @@ impl Drop for Generation {
         if !self.replaced.load(Ordering::Acquire) {
             return;
         }
+        self.store.floors().forget_generation(self.scope);
         if let Err(error) = sweep(self.store.as_ref(), &self.scope.all()) {
             tracing::warn!(%error, "a replaced generation stays until the next start");
         }

@@ -20,8 +20,9 @@
 //! | `format`, `lock` | which format a directory has and the steps to this one; who has it |
 //! | `rows` | how a row's name becomes bytes that sort right |
 //! | `group` | one group's part of the store: its marks, its generation |
-//! | `shard` | machine changes → rows, and the machine's view of them (`keys`, `claims`, `values`) |
+//! | `shard` | machine changes → rows, and the machine's view of them (`keys`, `claims`, `expiry`, `floor`, `values`) |
 //! | `meta` | meta records → rows and back |
+//! | `filter` | which old versions RocksDB may drop, and when that is safe |
 //! | `files` | files of rows over RocksDB: written, checked, taken in |
 //! | `transfer` | a group's rows as files for another node: sent, resumed, checked, installed |
 //!
@@ -36,6 +37,7 @@
 mod bloom;
 pub mod check;
 mod files;
+mod filter;
 mod format;
 mod group;
 mod lock;
@@ -52,6 +54,7 @@ mod sst;
 mod store;
 mod transfer;
 
+pub use filter::Floors;
 pub use group::{Batch, Group};
 pub use options::Budget;
 pub use rocks::RocksStore;

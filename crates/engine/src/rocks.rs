@@ -22,9 +22,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use rocksdb::{
-    DB, DBRawIterator, ErrorKind, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions,
+    BottommostLevelCompaction, CompactOptions, DB, DBRawIterator, ErrorKind, Options, ReadOptions,
+    ReadTier, WriteBatch, WriteOptions,
 };
 
+use crate::filter::{Filters, Floors};
 use crate::lock::Lock;
 use crate::options::{self, Budget};
 use crate::rows::{Range, Row};
@@ -49,6 +51,7 @@ pub struct RocksStore {
     budget: Budget,
     staged: AtomicU64,
     write_options: WriteOptions,
+    floors: Arc<Floors>,
     /// Last: nobody gets in before RocksDB is closed.
     _lock: Lock,
 }
@@ -88,7 +91,8 @@ impl RocksStore {
         fs::create_dir_all(dir).map_err(|cause| io("open", cause))?;
         let lock = Lock::take(dir)?;
         format::bring_up(dir)?;
-        let (open, closed) = Open::begin(dir, budget)?;
+        let floors = Arc::new(Floors::default());
+        let (open, closed) = Open::begin(dir, budget, &floors)?;
         // Only behind RocksDB's lock: nobody else's staging is emptied.
         if staging.exists() {
             fs::remove_dir_all(&staging).map_err(|cause| io("clean", cause))?;
@@ -104,8 +108,19 @@ impl RocksStore {
             budget,
             staged: AtomicU64::new(0),
             write_options,
+            floors,
             _lock: lock,
         })
+    }
+
+    /// Compacts everything, which gives back at once what compactions would give back in time.
+    /// Blocks; meant for when the disk is idle.
+    pub fn compact(&self) -> Result<(), Error> {
+        let mut how = CompactOptions::default();
+        how.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        let open = self.share("compact")?;
+        open.db.compact_range_opt(None::<&[u8]>, None::<&[u8]>, &how);
+        Ok(())
     }
 
     /// A share of the open RocksDB.
@@ -131,7 +146,7 @@ impl RocksStore {
     pub(crate) fn reopen_within(&self, wait: Duration) -> Result<(), Error> {
         let mut reopening = self.reopening.lock().unwrap_or_else(PoisonError::into_inner);
         self.close(&reopening.closed, wait)?;
-        match Open::begin(&self.dir, self.budget) {
+        match Open::begin(&self.dir, self.budget, &self.floors) {
             Ok((open, closed)) => {
                 *reopening = Reopening { closed, failed: None };
                 self.open.store(Some(Arc::new(open)));
@@ -153,13 +168,18 @@ impl RocksStore {
 
 impl Open {
     /// Opens RocksDB in a store's directory. What is returned beside it ends when it is closed.
-    fn begin(dir: &Path, budget: Budget) -> Result<(Self, Receiver<Infallible>), Error> {
+    fn begin(
+        dir: &Path,
+        budget: Budget,
+        floors: &Arc<Floors>,
+    ) -> Result<(Self, Receiver<Infallible>), Error> {
         manifest::check(&dir.join(ROCKS)).map_err(|fault| {
             let at = fault.offset.map(|offset| format!(" at {offset}")).unwrap_or_default();
             let cause = format!("{}{at}: {}", fault.file, fault.cause);
             Error::Corrupt { what: "the list of files", cause }
         })?;
-        let options = options::options(budget);
+        let mut options = options::options(budget);
+        options.set_compaction_filter_factory(Filters(floors.clone()));
         let db = DB::open(&options, dir.join(ROCKS)).map_err(|cause| {
             let text = cause.to_string();
             if text.contains("While lock file") || text.contains("lock hold by current process") {
@@ -341,6 +361,10 @@ impl Store for RocksStore {
         let Ok(open) = self.share("measure") else { return 0 };
         let live = open.db.property_int_value("rocksdb.total-sst-files-size");
         live.ok().flatten().unwrap_or(0)
+    }
+
+    fn floors(&self) -> &Floors {
+        &self.floors
     }
 
     fn free_bytes(&self) -> Result<u64, Error> {

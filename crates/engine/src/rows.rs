@@ -76,6 +76,7 @@ pub(crate) enum Kind {
     ClaimId = 0x41,
     ClaimByPredicate = 0x42,
     ClaimByAgent = 0x43,
+    Expiry = 0x50,
 }
 
 /// Where the rows of one group of one generation live.
@@ -225,6 +226,30 @@ impl Scope {
         self.row(Kind::Log).u32(bucket.0).u64(revision.0).finish()
     }
 
+    /// The thin log of a bucket from its beginning up to and with a revision.
+    pub(crate) fn log_until(self, bucket: BucketNumber, revision: Revision) -> Range {
+        let log = || self.row(Kind::Log).u32(bucket.0);
+        let end = match revision.0.checked_add(1) {
+            Some(next) => log().u64(next).into_bytes(),
+            None => log().into_prefix().end,
+        };
+        Range { start: log().into_bytes(), end }
+    }
+
+    /// A key that goes by itself, by the time at which it does.
+    pub(crate) fn expiry(self, at_ms: u64, bucket: BucketNumber, key: &[u8]) -> Row {
+        self.row(Kind::Expiry).u64(at_ms).u32(bucket.0).raw(key).finish()
+    }
+
+    /// The keys that go by themselves at or before a time, the earliest first.
+    pub(crate) fn expiries_until(self, until_ms: u64) -> Range {
+        let all = self.row(Kind::Expiry).into_prefix();
+        match until_ms.checked_add(1) {
+            Some(next) => Range { end: self.row(Kind::Expiry).u64(next).into_bytes(), ..all },
+            None => all,
+        }
+    }
+
     /// A claim's statement and, behind it, its attestations.
     pub(crate) fn claim(self, bucket: BucketNumber, key: &ClaimKey) -> Name {
         self.row(Kind::Claim)
@@ -315,6 +340,8 @@ mod tests {
         assert_eq!(scope.claim_by_predicate(bucket, &key), row(0x42, &[five, p, s, &id.0]));
         let by_agent = scope.claim_by_agent(bucket, &agent, &key);
         assert_eq!(by_agent, row(0x43, &[five, b"key:a\0\x01", s, p, &id.0]));
+        let expiry = scope.expiry(1, bucket, b"k\0");
+        assert_eq!(expiry, row(0x50, &[&[0, 0, 0, 0, 0, 0, 0, 1], five, b"k\0"]));
         let pointer =
             Row([[0xff; 4], [0; 4]].concat().into_iter().chain([1, 0, 0, 0, 2]).collect());
         assert_eq!(generation_row(GroupId(2)), pointer);

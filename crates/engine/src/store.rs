@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::Error;
+use crate::filter::Floors;
 use crate::rows::{Range, Row};
 
 /// Rows to write together: all of them or none.
@@ -96,6 +97,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// How many bytes the store holds on disk.
     fn disk_bytes(&self) -> u64;
+
+    /// Which history it may drop by itself; its groups say.
+    fn floors(&self) -> &Floors;
 
     /// How many bytes the volume it stands on has left.
     fn free_bytes(&self) -> Result<u64, Error>;

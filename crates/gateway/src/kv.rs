@@ -38,7 +38,7 @@ where
     let condition = Conditions::of(&request.head.headers)?.for_write()?;
     let patience = request.gateway.options.deadline;
     let value = body::read(body, "the value", VALUE_BYTES_MAX, patience).await?;
-    let write = Write::Put { key, value, condition };
+    let write = Write::Put { key, value, condition, expires_at_ms: None };
     let Reply { answer, served_by } = request.write(bucket, write, false).await?;
     match answer {
         Answer::Put { revision, created } => {

@@ -17,7 +17,7 @@
 //! command (a broken log, or a newer peer), and a view that can't be read (a
 //! broken disk). After either the replica must stop applying.
 //!
-//! Left out, until their parts come: transactions, batches, TTL, range
+//! Left out, until their parts come: transactions, batches, range
 //! delete, watches, retraction, quotas, the idempotency record. Each is a new command
 //! tag or a new change; the encodings carry a version.
 

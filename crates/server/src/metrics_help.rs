@@ -28,6 +28,10 @@ pub(crate) fn describe() {
     describe_gauge!("stemedb_shards", "Shards of the cluster as this node sees them, by state.");
     describe_gauge!("stemedb_shard_leaders", "Shards led by this node.");
     describe_gauge!("stemedb_layout_epoch", "The layout epoch this node acts on.");
+    describe_counter!(
+        "stemedb_storage_versions_dropped_total",
+        "Old versions of keys that compactions dropped, below their bucket's floor."
+    );
     describe_gauge!("stemedb_storage_bytes", Unit::Bytes, "Bytes on disk, by kind.");
     describe_histogram!(
         "stemedb_storage_flush_seconds",

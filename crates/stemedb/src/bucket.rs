@@ -57,7 +57,7 @@ impl Bucket {
     ) -> Result<Option<Revision>, Error> {
         let key = Key::new(key).map_err(malformed)?;
         let value = value.into();
-        match self.write(Write::Put { key, value, condition }).await? {
+        match self.write(Write::Put { key, value, condition, expires_at_ms: None }).await? {
             Answer::Put { revision, .. } => Ok(Some(revision)),
             Answer::PreconditionFailed { .. } => Ok(None),
             _ => Err(unexpected()),

@@ -330,6 +330,7 @@ mod tests {
                 key: Key::new("k").unwrap(),
                 value: Bytes::from_static(b"v"),
                 condition: Condition::Absent,
+                expires_at_ms: None,
             }),
         };
         let read = WireCall::decode(&call.encode()).unwrap();

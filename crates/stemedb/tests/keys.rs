@@ -51,6 +51,7 @@ async fn put(node: &Node, key: &str) -> Result<(), Error> {
         key: stemedb_types::Key::new("k").unwrap(),
         value: Bytes::from_static(b"v"),
         condition: Condition::Always,
+        expires_at_ms: None,
     };
     let deadline = Duration::from_secs(10);
     let bucket = "b".parse().unwrap();

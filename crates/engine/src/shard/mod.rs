@@ -3,13 +3,19 @@
 //! | file | idea |
 //! |---|---|
 //! | `keys` | the versions of keys, looked up and scanned |
+//! | `expiry` | the index of keys that go by themselves |
+//! | `floor` | what goes when a bucket's floor goes up |
+//! | `living` | the rows that a state is made of |
 //! | `run` | the view for a run of entries: many look-ups, one iterator |
 //! | `claims` | statements with their attestations, and the indexes over them |
 //! | `values` | what the rows hold, as bytes |
 //! | `whole` | whether a row is one of ours, for the offline check |
 
 mod claims;
+mod expiry;
+mod floor;
 mod keys;
+mod living;
 mod run;
 mod values;
 pub(crate) mod whole;
@@ -18,16 +24,17 @@ use std::ops::ControlFlow;
 
 use stemedb_machine::Error as MachineError;
 use stemedb_machine::shard::{
-    AgentId, BucketNumber, BucketState, Change, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Head,
-    KeyRange, KeyRow, StatementId, Version, View,
+    AgentId, BucketNumber, BucketState, Change, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Due,
+    Expiry, Head, KeyRange, KeyRow, StatementId, Version, View,
 };
 use stemedb_types::{BucketName, Key, ProjectId, Revision};
 
 use crate::{Batch, Error, Group};
+pub(crate) use living::Living;
 pub use run::Run;
 use values::{
     decode_bucket, decode_claim_key, encode_attestation, encode_bucket, encode_claim_key,
-    encode_log, encode_statement, encode_version,
+    encode_expiry, encode_log, encode_statement, encode_version,
 };
 
 fn corrupt(what: &'static str, cause: impl ToString) -> Error {
@@ -45,10 +52,25 @@ impl Batch {
                     let next = state.number.0 + 1;
                     self.rows.put(scope.next_bucket(), next.to_be_bytes().to_vec());
                 }
-                self.last.insert(scope.bucket(*project, name), encode_bucket(state));
+                self.last.insert(scope.bucket(*project, name), Some(encode_bucket(state)));
+            }
+            Change::Floor { project, name, state } => {
+                let row = scope.bucket(*project, name);
+                self.floors.insert(state.number, (row.clone(), state.compacted));
+                self.last.insert(row, Some(encode_bucket(state)));
+            }
+            Change::Expiry { project, name, bucket, key, was, now } => {
+                let row = |expiry: &Expiry| scope.expiry(expiry.at_ms, *bucket, key.as_bytes());
+                if let Some(was) = was {
+                    self.last.insert(row(was), None);
+                }
+                if let Some(now) = now {
+                    let value = encode_expiry(*project, name, now.lease);
+                    self.last.insert(row(now), Some(value));
+                }
             }
             Change::Version { bucket, key, head, value } => {
-                let row = scope.version(*bucket, key.as_bytes(), head.mod_revision);
+                let row = scope.version(*bucket, key.as_bytes(), head.revision());
                 self.rows.put(row, encode_version(head, value));
             }
             Change::Claim { bucket, key, statement } => {
@@ -100,6 +122,14 @@ impl View for Group {
         as_of: Revision,
     ) -> Result<Option<Version>, MachineError> {
         Ok(self.newest(bucket, key, as_of, keys::version)?)
+    }
+
+    fn trimmed(&self, bucket: BucketNumber) -> Result<Revision, MachineError> {
+        Ok(self.store.floors().announced(self.scope, bucket))
+    }
+
+    fn due(&self, until_ms: u64, limit: usize) -> Result<Vec<Due>, MachineError> {
+        Ok(self.due_until(until_ms, limit)?)
     }
 
     fn scan_keys(

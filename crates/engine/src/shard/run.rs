@@ -11,8 +11,8 @@ use std::ops::ControlFlow;
 
 use stemedb_machine::Error as MachineError;
 use stemedb_machine::shard::{
-    AgentId, BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Head, KeyRange,
-    KeyRow, StatementId, Version, View,
+    AgentId, BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Due, Head,
+    KeyRange, KeyRow, StatementId, Version, View,
 };
 use stemedb_types::{BucketName, Key, ProjectId, Revision};
 
@@ -57,6 +57,14 @@ impl View for Run<'_> {
         as_of: Revision,
     ) -> Result<Option<Version>, MachineError> {
         self.group.version(bucket, key, as_of)
+    }
+
+    fn trimmed(&self, bucket: BucketNumber) -> Result<Revision, MachineError> {
+        self.group.trimmed(bucket)
+    }
+
+    fn due(&self, until_ms: u64, limit: usize) -> Result<Vec<Due>, MachineError> {
+        self.group.due(until_ms, limit)
     }
 
     fn scan_keys(

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use stemedb_machine::shard::{
-    Attestation, BucketNumber, BucketState, ClaimKey, Head, StatementId, TouchKind, Touched,
+    Attestation, BucketNumber, BucketState, ClaimKey, Due, Expiry, Head, StatementId, TouchKind,
+    Touched,
 };
-use stemedb_types::{DecodeError, Decoder, Encoder, Revision};
+use stemedb_types::{BucketName, DecodeError, Decoder, Encoder, Key, ProjectId, Revision};
 
 /// First byte of every value here.
 const VALUE_VERSION: u8 = 1;
@@ -30,26 +31,74 @@ pub(super) fn decode_bucket(value: &[u8]) -> Result<BucketState, DecodeError> {
     Ok(state)
 }
 
+/// A version that goes by itself. Since format 2 of the store; all others stay as they were.
+const EXPIRING_VERSION: u8 = 2;
+
 pub(super) fn encode_version(head: &Head, value: &[u8]) -> Vec<u8> {
-    let mut out = Encoder::with_capacity(value.len() + 24);
-    out.u8(VALUE_VERSION);
+    let mut out = Encoder::with_capacity(value.len() + 40);
+    out.u8(if head.expiry.is_some() { EXPIRING_VERSION } else { VALUE_VERSION });
     out.bool(head.deleted);
     out.varint(head.create_revision.0);
     out.varint(head.version);
+    if let Some(expiry) = head.expiry {
+        out.varint(head.mod_revision.0);
+        out.varint(expiry.at_ms);
+    }
     out.raw(value);
     out.into_vec()
 }
 
+/// Reads a version that stands under a revision: its own, or its last touch's.
 pub(super) fn decode_version(
     value: &[u8],
-    mod_revision: Revision,
+    revision: Revision,
 ) -> Result<(Head, &[u8]), DecodeError> {
     let mut from = Decoder::new(value);
-    from.version("version", VALUE_VERSION)?;
+    let format = from.version("version", EXPIRING_VERSION)?;
     let deleted = from.bool()?;
     let create_revision = Revision(from.varint()?);
     let version = from.varint()?;
-    Ok((Head { create_revision, mod_revision, version, deleted }, from.left()))
+    let (mod_revision, expiry) = match format {
+        EXPIRING_VERSION => {
+            let modified = Revision(from.varint()?);
+            (modified, Some(Expiry { at_ms: from.varint()?, lease: revision }))
+        }
+        _ => (revision, None),
+    };
+    Ok((Head { create_revision, mod_revision, version, deleted, expiry }, from.left()))
+}
+
+/// What an index row by time holds: the rest of what an expire needs.
+pub(super) fn encode_expiry(project: ProjectId, name: &BucketName, lease: Revision) -> Vec<u8> {
+    let mut out = Encoder::with_capacity(name.as_str().len() + 16);
+    out.u8(VALUE_VERSION);
+    out.varint(lease.0);
+    out.varint(project.0);
+    out.text(name.as_str());
+    out.into_vec()
+}
+
+/// Reads an index row: the name behind its kind, and its value.
+pub(crate) fn decode_expiry(name: &[u8], value: &[u8]) -> Result<Due, DecodeError> {
+    let short = DecodeError::Short { missing_bytes: 12usize.saturating_sub(name.len()) };
+    let (at_ms, rest) = name.split_first_chunk::<8>().ok_or(short.clone())?;
+    let (_, key) = rest.split_first_chunk::<4>().ok_or(short)?;
+    let got = key.len() as u64;
+    let key = Key::new(key.to_vec());
+    let mut from = Decoder::new(value);
+    from.version("expiry", VALUE_VERSION)?;
+    let lease = Revision(from.varint()?);
+    let project = ProjectId(from.varint()?);
+    let refused = DecodeError::Value { what: "a bucket name", got: 0 };
+    let due = Due {
+        at_ms: u64::from_be_bytes(*at_ms),
+        project,
+        bucket: from.text("a bucket name")?.parse().map_err(|_| refused)?,
+        key: key.map_err(|_| DecodeError::Value { what: "a key's length", got })?,
+        lease,
+    };
+    from.finish()?;
+    Ok(due)
 }
 
 pub(super) fn encode_statement(statement: &[u8]) -> Vec<u8> {
@@ -114,8 +163,30 @@ pub(super) fn encode_log(touched: &[Touched]) -> Vec<u8> {
             TouchKind::Put => 1,
             TouchKind::Delete => 2,
             TouchKind::Assert => 3,
+            TouchKind::Expire => 4,
+            TouchKind::Touch => 5,
         });
         out.bytes(&line.what);
     }
     out.into_vec()
+}
+
+pub(crate) fn decode_log(value: &[u8]) -> Result<Vec<Touched>, DecodeError> {
+    let mut from = Decoder::new(value);
+    from.version("log", VALUE_VERSION)?;
+    let count = from.length(2)?;
+    let line = |from: &mut Decoder<'_>| {
+        let kind = match from.u8()? {
+            1 => TouchKind::Put,
+            2 => TouchKind::Delete,
+            3 => TouchKind::Assert,
+            4 => TouchKind::Expire,
+            5 => TouchKind::Touch,
+            got => return Err(DecodeError::Value { what: "a kind of change", got: got.into() }),
+        };
+        Ok(Touched { kind, what: Bytes::copy_from_slice(from.bytes()?) })
+    };
+    let touched = (0..count).map(|_| line(&mut from)).collect::<Result<_, _>>()?;
+    from.finish()?;
+    Ok(touched)
 }

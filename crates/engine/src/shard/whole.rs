@@ -3,10 +3,11 @@
 //! A block's checksum says that its bytes are those that were written; this says that they were a row
 //! of a shard. The offline check asks it of every row.
 
-use stemedb_types::{BucketName, DecodeError, Decoder, Revision};
+use stemedb_types::{BucketName, Revision};
 
 use super::values::{
-    decode_attestation, decode_bucket, decode_claim_key, decode_statement, decode_version,
+    decode_attestation, decode_bucket, decode_claim_key, decode_expiry, decode_log,
+    decode_statement, decode_version,
 };
 use crate::rows::{Kind, take_text};
 use stemedb_machine::shard::StatementId;
@@ -23,15 +24,17 @@ pub(crate) fn check(kind: u8, name: &[u8], value: &[u8]) -> Result<bool, String>
     const CLAIM_ID: u8 = Kind::ClaimId as u8;
     const BY_PREDICATE: u8 = Kind::ClaimByPredicate as u8;
     const BY_AGENT: u8 = Kind::ClaimByAgent as u8;
+    const EXPIRY: u8 = Kind::Expiry as u8;
     let checked = match kind {
         NEXT_BUCKET => (name.is_empty() && value.len() == 4).then_some(()),
         BUCKET => bucket(name, value),
         VERSION => version(name, value),
-        LOG => (name.len() == 12 && log(value).is_ok()).then_some(()),
+        LOG => (name.len() == 12 && decode_log(value).is_ok()).then_some(()),
         CLAIM => claim(name, value),
         CLAIM_ID => claim_id(name, value),
         BY_PREDICATE => (index(name, 2) && value.is_empty()).then_some(()),
         BY_AGENT => (index(name, 3) && value.is_empty()).then_some(()),
+        EXPIRY => decode_expiry(name, value).ok().map(|_| ()),
         _ => return Ok(false),
     };
     checked.map(|()| true).ok_or_else(|| format!("a row of kind {kind:#04x} does not parse"))
@@ -71,16 +74,4 @@ fn index(name: &[u8], texts: usize) -> bool {
         take_text(rest).map(|(_, rest)| rest)
     });
     rest.is_some_and(|id| id.len() == 32)
-}
-
-fn log(value: &[u8]) -> Result<(), DecodeError> {
-    let mut from = Decoder::new(value);
-    from.version("log", 1)?;
-    for _ in 0..from.varint()? {
-        if !(1..=3).contains(&from.u8()?) {
-            return Err(DecodeError::Text { what: "a kind of change" });
-        }
-        from.bytes()?;
-    }
-    from.finish()
 }

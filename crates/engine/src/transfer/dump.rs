@@ -15,6 +15,7 @@ use stemedb_types::Encoder;
 use crate::Error;
 use crate::group::Group;
 use crate::rows::SCOPE_BYTES;
+use crate::shard::Living;
 
 const CHUNK_VERSION: u8 = 1;
 /// A chunk is closed once it holds this much.
@@ -26,8 +27,11 @@ pub fn export(group: &Group, take: &mut dyn FnMut(Bytes) -> ControlFlow<()>) -> 
     let mut chunk = Chunk::begin(0);
     let mut cursor = group.store.frozen(&group.scope.all());
     cursor.seek(&group.scope.bytes())?;
+    let mut living = Living::default();
     while let Some((row, value)) = cursor.row() {
-        chunk.put(&row[SCOPE_BYTES..], value);
+        if living.keeps(row, value) {
+            chunk.put(&row[SCOPE_BYTES..], value);
+        }
         if chunk.out.as_slice().len() >= CHUNK_BYTES {
             let rows = chunk.rows;
             let full = std::mem::replace(&mut chunk, Chunk::begin(rows));

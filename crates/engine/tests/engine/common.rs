@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use stemedb_engine::{Budget, Group, RocksStore, export};
+use stemedb_engine::{Budget, Group, Range, RocksStore, export};
 use stemedb_machine::shard::Change;
 use stemedb_machine::shard::suite::Replica;
 use stemedb_types::GroupId;
@@ -28,20 +28,31 @@ pub(crate) struct Counted {
     pub(crate) commits: u64,
     /// Flush after each so many commits.
     pub(crate) flush_every: u64,
+    /// Compact after each so many commits, flushed before.
+    pub(crate) compact_every: u64,
+    pub(crate) store: Option<Arc<RocksStore>>,
     /// Gone when the test is.
-    _dir: Option<TempDir>,
+    pub(crate) _dir: Option<TempDir>,
 }
 
 impl Counted {
     pub(crate) fn over(group: Group) -> Self {
-        Self { group, commits: 0, flush_every: u64::MAX, _dir: None }
+        Self {
+            group,
+            commits: 0,
+            flush_every: u64::MAX,
+            compact_every: u64::MAX,
+            store: None,
+            _dir: None,
+        }
     }
 
     /// In a new folder, flushed now and then so that rows come from files and memory.
     pub(crate) fn fresh() -> Self {
         let dir = TempDir::new().unwrap();
-        let group = group(dir.path(), 3);
-        Self { group, commits: 0, flush_every: 7, _dir: Some(dir) }
+        let store = open(dir.path());
+        let group = Group::open(store.clone(), GroupId(3)).unwrap();
+        Self { flush_every: 7, store: Some(store), _dir: Some(dir), ..Self::over(group) }
     }
 }
 
@@ -56,11 +67,39 @@ impl Replica for Counted {
         if self.commits.is_multiple_of(self.flush_every) {
             self.group.store().flush().unwrap();
         }
+        // Often in a short transcript, now and then in a long one.
+        let often = self.commits < 200 || self.commits.is_multiple_of(500);
+        if often && self.commits.is_multiple_of(self.compact_every) {
+            self.compact();
+        }
     }
 
     fn view(&self) -> &Group {
         &self.group
     }
+}
+
+impl Counted {
+    /// Lets filters drop all they may: floors become durable, then everything is compacted.
+    pub(crate) fn compact(&self) {
+        self.group.store().flush().unwrap();
+        self.group.durable_applied().unwrap();
+        self.store.as_ref().unwrap().compact().unwrap();
+    }
+}
+
+/// How many rows of every kind the whole store holds, dead ones too.
+pub(crate) fn rows(group: &Group) -> usize {
+    let mut rows = 0;
+    let all = Range::between(&[], &[0xff; 16]);
+    group
+        .store()
+        .scan(&all, false, &mut |_, _| {
+            rows += 1;
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+    rows
 }
 
 pub(crate) fn mark(commits: u64) -> Vec<u8> {

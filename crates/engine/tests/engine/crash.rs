@@ -93,7 +93,8 @@ fn nth(n: u64) -> Command {
     if n.is_multiple_of(4) {
         let value = vec![n as u8; 6000].into();
         let key = key(&n.to_be_bytes());
-        command.write = Write::Put { key, value, condition: Condition::Always };
+        command.write =
+            Write::Put { key, value, condition: Condition::Always, expires_at_ms: None };
     }
     command
 }

@@ -85,8 +85,13 @@ fn fill(volume: &Volume) -> Filled {
     for n in 0..2000u64 {
         let mut batch = group.batch();
         let revision = Revision(n + 1);
-        let head =
-            Head { create_revision: revision, mod_revision: revision, version: 1, deleted: false };
+        let head = Head {
+            create_revision: revision,
+            mod_revision: revision,
+            version: 1,
+            deleted: false,
+            expiry: None,
+        };
         let (key, value) = (key(&n.to_be_bytes()), noise(n, 60_000).into());
         batch.put_change(&Change::Version { bucket: BucketNumber(0), key, head, value });
         if group.commit(batch, (n + 1).to_be_bytes().to_vec()).is_err() {

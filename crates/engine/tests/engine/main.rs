@@ -8,6 +8,7 @@ mod common;
 mod crash;
 mod fixture;
 mod full;
+mod history;
 mod meta;
 mod scrub;
 mod snapshot;

@@ -280,7 +280,10 @@ fn a_stream_that_is_damaged_or_out_of_order_is_refused_and_leaves_nothing() {
         ));
         damages.push((format!("{at} short"), Box::new(move |files| _ = files[at].pop())));
         for byte in [3, 8, HEAD_BYTES + 5000] {
-            let flip = move |files: &mut Vec<Vec<u8>>| files[at][byte] ^= 0x10;
+            let flip = move |files: &mut Vec<Vec<u8>>| {
+                let byte = byte.min(files[at].len() * 2 / 3);
+                files[at][byte] ^= 0x10;
+            };
             damages.push((format!("{at} flipped at {byte}"), Box::new(flip)));
         }
         let sum = move |files: &mut Vec<Vec<u8>>| *files[at].last_mut().unwrap() ^= 1;
@@ -496,6 +499,10 @@ impl Store for Watched {
     }
     fn disk_bytes(&self) -> u64 {
         self.store.disk_bytes()
+    }
+
+    fn floors(&self) -> &stemedb_engine::Floors {
+        self.store.floors()
     }
     fn free_bytes(&self) -> Result<u64, Error> {
         self.store.free_bytes()

@@ -11,8 +11,21 @@ use crate::common::Counted;
 
 stemedb_machine::view_suite!(Counted::fresh);
 
+/// The same transcripts where old versions vanish as soon as they may.
+mod compacting {
+    use crate::common::Counted;
+
+    stemedb_machine::view_suite!(|| Counted { compact_every: 5, ..Counted::fresh() });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn rocksdb_answers_as_the_maps_do_while_it_lets_go_of_history(seed in any::<u64>()) {
+        let compacting = Counted { compact_every: 11, ..Counted::fresh() };
+        a_replica_answers_as_the_maps_do(compacting, seed, 150);
+    }
 
     #[test]
     fn rocksdb_answers_as_the_maps_do(seed in any::<u64>()) {
@@ -26,6 +39,7 @@ fn version(key: &str, revision: u64, deleted: bool) -> Change {
         mod_revision: Revision(revision),
         version: 1,
         deleted,
+        expiry: None,
     };
     let key = Key::new(key.to_owned()).unwrap();
     Change::Version { bucket: BucketNumber(0), key, head, value: Bytes::from_static(b"v") }

@@ -24,8 +24,12 @@ async fn a_put_gives_the_raw_body_to_the_key_and_its_revision_back() {
     let bench = Bench::new();
     let made = bench.call("PUT /v1/kv/b/a/%2Fb%00", &[], "v\x01").await;
     assert_eq!(made, "201\netag: \"7\"\nstemedb-revision: 7\nstemedb-served-by: n2\n");
-    let write =
-        Write::Put { key: key(b"a//b\0"), value: "v\x01".into(), condition: Condition::Always };
+    let write = Write::Put {
+        key: key(b"a//b\0"),
+        value: "v\x01".into(),
+        condition: Condition::Always,
+        expires_at_ms: None,
+    };
     assert_eq!(bench.asked(), ("b".into(), Op::Write(write)));
     let call = bench.script.calls.lock().unwrap().pop().unwrap();
     assert_eq!(call.door, Door::Gateway);
@@ -51,7 +55,7 @@ async fn conditions_go_to_the_machine_and_a_412_tells_the_etag_now() {
          \"type\":\"precondition-failed\"}\n"
     );
     let condition = Condition::RevisionIn(vec![Revision(3), Revision(4)]);
-    let write = Write::Put { key: key(b"k"), value: "v".into(), condition };
+    let write = Write::Put { key: key(b"k"), value: "v".into(), condition, expires_at_ms: None };
     assert_eq!(bench.asked().1, Op::Write(write));
 
     bench.answer(failed(None));

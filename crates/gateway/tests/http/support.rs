@@ -145,6 +145,7 @@ pub(crate) fn version(revision: u64, value: &'static [u8]) -> Version {
         mod_revision: Revision(revision),
         version: 4,
         deleted: false,
+        expiry: None,
     };
     Version { head, value: Bytes::from_static(value) }
 }
@@ -158,6 +159,7 @@ fn usual(op: &Op) -> OpAnswer {
             let items = vec![AssertStatus::Created; items.len()];
             OpAnswer::Write(Answer::Asserted { revision, items })
         }
+        Op::Write(other) => panic!("no route asks for {other:?}"),
         Op::Read(Read::Get { .. }) => OpAnswer::Read(ReadAnswer::Value { revision, version: None }),
         Op::Read(Read::Scan { .. }) => {
             OpAnswer::Read(ReadAnswer::Page { revision, rows: vec![], cursor: None })

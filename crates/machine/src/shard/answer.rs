@@ -36,6 +36,20 @@ pub enum Answer {
         /// One for each statement, in the order of the call.
         items: Vec<AssertStatus>,
     },
+    /// The key lives until its new time.
+    Touched {
+        /// The touch's revision.
+        revision: Revision,
+        /// The key's ETag, which a touch leaves as it is.
+        current: Revision,
+    },
+    /// The bucket's floor is at least where the command could move it.
+    Compacted {
+        /// The bucket's newest revision.
+        revision: Revision,
+        /// Its floor now. Below the one asked for: ask again.
+        floor: Revision,
+    },
 }
 
 /// What became of one statement.
@@ -55,7 +69,9 @@ impl Answer {
             | Answer::Deleted { revision }
             | Answer::NotFound { revision }
             | Answer::PreconditionFailed { revision, .. }
-            | Answer::Asserted { revision, .. } => *revision,
+            | Answer::Asserted { revision, .. }
+            | Answer::Touched { revision, .. }
+            | Answer::Compacted { revision, .. } => *revision,
         }
     }
 
@@ -88,6 +104,16 @@ impl Answer {
                     out.bool(*item == AssertStatus::Created);
                 }
             }
+            Answer::Touched { revision, current } => {
+                out.u8(6);
+                out.varint(revision.0);
+                out.varint(current.0);
+            }
+            Answer::Compacted { revision, floor } => {
+                out.u8(7);
+                out.varint(revision.0);
+                out.varint(floor.0);
+            }
         }
     }
 
@@ -111,6 +137,8 @@ impl Answer {
                 let items = (0..count).map(|_| from.bool().map(status));
                 Answer::Asserted { revision, items: items.collect::<Result<_, _>>()? }
             }
+            6 => Answer::Touched { revision, current: Revision(from.varint()?) },
+            7 => Answer::Compacted { revision, floor: Revision(from.varint()?) },
             got => return Err(DecodeError::Value { what: "an answer", got: got.into() }),
         })
     }

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use stemedb_types::{Key, Revision};
+use stemedb_types::Revision;
 
 use super::answer::{Answer, AssertStatus};
 use super::change::{Change, TouchKind, Touched};
-use super::command::{AssertItem, Command, Condition, Write};
-use super::view::{Attestation, BucketNumber, BucketState, ClaimKey, Head, View};
+use super::command::{AssertItem, Command, Write};
+use super::keys;
+use super::view::{Attestation, BucketNumber, BucketState, ClaimKey, View};
 use crate::{Error, Outcome};
 
 /// Applies one command to the state that `view` shows.
@@ -26,9 +27,12 @@ pub fn apply(view: &impl View, command: &Command) -> Result<Outcome<Change, Answ
         },
     };
     let mut outcome = match &command.write {
-        Write::Put { key, value, condition } => put(view, &bucket, key, value, condition)?,
-        Write::Delete { key, condition } => delete(view, &bucket, key, condition)?,
+        Write::Put { .. } | Write::Delete { .. } | Write::Touch { .. } | Write::Expire { .. } => {
+            keys::apply(view, &bucket, command)?
+        }
         Write::Assert { items } => assert(view, &bucket, items, command.at_ms)?,
+        // Takes no revision: history gets shorter, nothing happens.
+        Write::Compact { to } => return Ok(compact(command, bucket, *to)),
     };
     if !outcome.changes.is_empty() {
         bucket.revision = bucket.revision.next();
@@ -41,64 +45,27 @@ pub fn apply(view: &impl View, command: &Command) -> Result<Outcome<Change, Answ
     Ok(outcome)
 }
 
-/// The key's newest version, if the key is there.
-fn present(view: &impl View, bucket: BucketNumber, key: &Key) -> Result<Option<Head>, Error> {
-    Ok(view.head(bucket, key)?.filter(|head| !head.deleted))
+/// Most revisions by which one [`Write::Compact`] moves a floor: bounds what a replica does for one
+/// entry. Part of what the command means: it can't change once a log holds one.
+pub const COMPACT_REVISIONS_MAX: u64 = 4096;
+
+fn compact(command: &Command, bucket: BucketState, to: Revision) -> Outcome<Change, Answer> {
+    let reach = bucket.compacted.0.saturating_add(COMPACT_REVISIONS_MAX);
+    let floor = Revision(to.0.min(reach)).min(bucket.revision).max(bucket.compacted);
+    let answer = Answer::Compacted { revision: bucket.revision, floor };
+    let mut changes = Vec::new();
+    if floor > bucket.compacted {
+        changes.push(Change::Floor {
+            project: command.project,
+            name: command.bucket.clone(),
+            state: BucketState { compacted: floor, ..bucket },
+        });
+    }
+    Outcome { changes, answer }
 }
 
-fn unchanged(answer: Answer) -> Result<Outcome<Change, Answer>, Error> {
+pub(super) fn unchanged(answer: Answer) -> Result<Outcome<Change, Answer>, Error> {
     Ok(Outcome { changes: Vec::new(), answer })
-}
-
-fn put(
-    view: &impl View,
-    bucket: &BucketState,
-    key: &Key,
-    value: &Bytes,
-    condition: &Condition,
-) -> Result<Outcome<Change, Answer>, Error> {
-    let current = present(view, bucket.number, key)?;
-    let current_revision = current.map(|head| head.mod_revision);
-    if !condition.holds(current_revision) {
-        let revision = bucket.revision;
-        return unchanged(Answer::PreconditionFailed { revision, current: current_revision });
-    }
-    let revision = bucket.revision.next();
-    let head = Head {
-        create_revision: current.map_or(revision, |head| head.create_revision),
-        mod_revision: revision,
-        version: current.map_or(1, |head| head.version + 1),
-        deleted: false,
-    };
-    let changes = vec![
-        Change::Version { bucket: bucket.number, key: key.clone(), head, value: value.clone() },
-        log(bucket.number, revision, vec![touched(TouchKind::Put, key.as_bytes())]),
-    ];
-    Ok(Outcome { changes, answer: Answer::Put { revision, created: current.is_none() } })
-}
-
-fn delete(
-    view: &impl View,
-    bucket: &BucketState,
-    key: &Key,
-    condition: &Condition,
-) -> Result<Outcome<Change, Answer>, Error> {
-    let current = present(view, bucket.number, key)?;
-    let current_revision = current.map(|head| head.mod_revision);
-    if !condition.holds(current_revision) {
-        let revision = bucket.revision;
-        return unchanged(Answer::PreconditionFailed { revision, current: current_revision });
-    }
-    let Some(current) = current else {
-        return unchanged(Answer::NotFound { revision: bucket.revision });
-    };
-    let revision = bucket.revision.next();
-    let head = Head { mod_revision: revision, deleted: true, ..current };
-    let changes = vec![
-        Change::Version { bucket: bucket.number, key: key.clone(), head, value: Bytes::new() },
-        log(bucket.number, revision, vec![touched(TouchKind::Delete, key.as_bytes())]),
-    ];
-    Ok(Outcome { changes, answer: Answer::Deleted { revision } })
 }
 
 fn assert(
@@ -162,10 +129,10 @@ fn place(
     Ok((ClaimKey { subject: subject.clone(), predicate: predicate.clone(), id: *id }, false))
 }
 
-fn log(bucket: BucketNumber, revision: Revision, touched: Vec<Touched>) -> Change {
+pub(super) fn log(bucket: BucketNumber, revision: Revision, touched: Vec<Touched>) -> Change {
     Change::Log { bucket, revision, touched }
 }
 
-fn touched(kind: TouchKind, what: &Bytes) -> Touched {
+pub(super) fn touched(kind: TouchKind, what: &Bytes) -> Touched {
     Touched { kind, what: what.clone() }
 }

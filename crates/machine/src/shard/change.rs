@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use stemedb_types::{BucketName, Key, ProjectId, Revision};
 
-use super::view::{Attestation, BucketNumber, BucketState, ClaimKey, Head};
+use super::view::{Attestation, BucketNumber, BucketState, ClaimKey, Expiry, Head};
 
 /// One change to the state of a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Change {
         bucket: BucketNumber,
         /// Of which key.
         key: Key,
-        /// Its numbers; `mod_revision` is the write's revision.
+        /// Its numbers; [`Head::revision`] is the write's revision.
         head: Head,
         /// Its value; empty for a deletion.
         value: Bytes,
@@ -48,6 +48,31 @@ pub enum Change {
         key: ClaimKey,
         /// Who, when, how sure.
         attestation: Attestation,
+    },
+    /// The time at which a key goes by itself was set, moved or taken away.
+    Expiry {
+        /// Whose bucket.
+        project: ProjectId,
+        /// Which one.
+        name: BucketName,
+        /// Its number.
+        bucket: BucketNumber,
+        /// Which key.
+        key: Key,
+        /// What held until now.
+        was: Option<Expiry>,
+        /// What holds from now on.
+        now: Option<Expiry>,
+    },
+    /// A bucket's floor went up: the thin log at and below it goes, and so does every version that
+    /// no read at or above it can see. When a replica gets rid of the latter is its own affair.
+    Floor {
+        /// Whose bucket.
+        project: ProjectId,
+        /// Which one.
+        name: BucketName,
+        /// Its state from now on: only `compacted` is new.
+        state: BucketState,
     },
     /// The thin log: what one revision touched.
     Log {
@@ -78,4 +103,8 @@ pub enum TouchKind {
     Delete,
     /// A statement was made.
     Assert,
+    /// A key went because its time had come.
+    Expire,
+    /// A key's time was moved: no event for a watch.
+    Touch,
 }

@@ -29,6 +29,9 @@ pub enum Write {
         value: Bytes,
         /// Only if this holds.
         condition: Condition,
+        /// When the key goes by itself, in ms since 1970: the asker's wish on the leader's clock.
+        /// `None`: never, whatever held before.
+        expires_at_ms: Option<u64>,
     },
     /// Take a key away.
     Delete {
@@ -41,6 +44,27 @@ pub enum Write {
     Assert {
         /// At most [`ITEMS_MAX`].
         items: Vec<AssertItem>,
+    },
+    /// Move the time at which a key goes by itself, whether it had one or not.
+    Touch {
+        /// Which key.
+        key: Key,
+        /// Its new time, in ms since 1970.
+        expires_at_ms: u64,
+    },
+    /// Take a key away because its time has come. The leader proposes this; a put or a touch that
+    /// came in between has a lease of its own, and then nothing happens.
+    Expire {
+        /// Which key.
+        key: Key,
+        /// The lease that ran out.
+        lease: Revision,
+    },
+    /// Let go of history at and below a revision. Takes no revision itself.
+    Compact {
+        /// The floor that is wanted; one command moves it by at most
+        /// [`COMPACT_REVISIONS_MAX`](super::COMPACT_REVISIONS_MAX).
+        to: Revision,
     },
 }
 
@@ -125,13 +149,21 @@ const COMMAND_VERSION: u8 = 1;
 const TAG_PUT: u8 = 1;
 const TAG_DELETE: u8 = 2;
 const TAG_ASSERT: u8 = 3;
+// A put with an expiry has a tag of its own: one without is the bytes it always was.
+const TAG_PUT_EXPIRING: u8 = 4;
+const TAG_TOUCH: u8 = 5;
+const TAG_EXPIRE: u8 = 6;
+const TAG_COMPACT: u8 = 7;
 
 impl Command {
     /// The bytes of the log entry.
     pub fn encode(&self) -> Bytes {
         let value_bytes = match &self.write {
             Write::Put { key, value, .. } => key.as_bytes().len() + value.len(),
-            Write::Delete { key, .. } => key.as_bytes().len(),
+            Write::Delete { key, .. } | Write::Touch { key, .. } | Write::Expire { key, .. } => {
+                key.as_bytes().len()
+            }
+            Write::Compact { .. } => 0,
             Write::Assert { items } => items.iter().map(|i| i.statement.len() + 256).sum(),
         };
         let mut out = Encoder::with_capacity(value_bytes + 128);
@@ -160,11 +192,28 @@ impl Write {
     /// Writes the bytes that [`Write::decode`] reads.
     pub fn encode(&self, out: &mut Encoder) {
         match self {
-            Write::Put { key, value, condition } => {
-                out.u8(TAG_PUT);
+            Write::Put { key, value, condition, expires_at_ms } => {
+                out.u8(if expires_at_ms.is_some() { TAG_PUT_EXPIRING } else { TAG_PUT });
                 out.bytes(key.as_bytes());
                 out.bytes(value);
                 condition.encode(out);
+                if let Some(at_ms) = expires_at_ms {
+                    out.varint(*at_ms);
+                }
+            }
+            Write::Touch { key, expires_at_ms } => {
+                out.u8(TAG_TOUCH);
+                out.bytes(key.as_bytes());
+                out.varint(*expires_at_ms);
+            }
+            Write::Expire { key, lease } => {
+                out.u8(TAG_EXPIRE);
+                out.bytes(key.as_bytes());
+                out.varint(lease.0);
+            }
+            Write::Compact { to } => {
+                out.u8(TAG_COMPACT);
+                out.varint(to.0);
             }
             Write::Delete { key, condition } => {
                 out.u8(TAG_DELETE);
@@ -184,11 +233,22 @@ impl Write {
     /// Reads a write out of `from`, which reads `input`: the result shares its memory.
     pub fn decode(from: &mut Decoder<'_>, input: &Bytes) -> Result<Self, DecodeError> {
         Ok(match from.u8()? {
-            TAG_PUT => Write::Put {
+            tag @ (TAG_PUT | TAG_PUT_EXPIRING) => Write::Put {
                 key: decode_key(from, input)?,
                 value: input.slice_ref(from.bytes()?),
                 condition: Condition::decode(from)?,
+                expires_at_ms: match tag {
+                    TAG_PUT => None,
+                    _ => Some(from.varint()?),
+                },
             },
+            TAG_TOUCH => {
+                Write::Touch { key: decode_key(from, input)?, expires_at_ms: from.varint()? }
+            }
+            TAG_EXPIRE => {
+                Write::Expire { key: decode_key(from, input)?, lease: Revision(from.varint()?) }
+            }
+            TAG_COMPACT => Write::Compact { to: Revision(from.varint()?) },
             TAG_DELETE => {
                 Write::Delete { key: decode_key(from, input)?, condition: Condition::decode(from)? }
             }

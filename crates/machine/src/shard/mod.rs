@@ -5,7 +5,7 @@
 //! its key was not there, its statements were all known) takes none.
 //!
 //! A value stands once, under (bucket, key, revision), and is never
-//! overwritten: a delete is a version too. So a read of the past and the pages
+//! overwritten: a delete is a version too, and so is a touch. So a read of the past and the pages
 //! of a scan are reads at a revision, nothing more. Beside the versions runs
 //! the thin log, (bucket, revision → keys touched), in commit order: what a
 //! watch will follow.
@@ -20,6 +20,7 @@
 //! | `view` | what a machine can see of the state |
 //! | `change` | what a machine may do to the state |
 //! | `apply` | command + view → changes + answer |
+//! | `keys` | what happens to one key: put, delete, touch, expire |
 //! | `overlay` | a view with changes laid over it, for a run of entries in one batch |
 //! | `read` | what may be asked and found; gets and scans over a view |
 //! | `query` | claims that match a pattern, resolved by a lens |
@@ -27,13 +28,16 @@
 //!
 //! `suite` holds the transcripts that every [`View`] must pass, under the feature of that name.
 //!
-//! Retention (compacting versions below a floor) is not here yet: history
-//! grows until the data part brings it.
+//! History is let go of by a command that moves the bucket's floor: reads below
+//! it are refused from then on, on every replica alike, and each replica drops what
+//! only they could see when it suits it. Who proposes it, and when (retention),
+//! is not here; nor is who proposes that a key expires.
 
 mod answer;
 mod apply;
 mod change;
 mod command;
+mod keys;
 mod overlay;
 mod query;
 mod read;
@@ -49,12 +53,12 @@ mod tests;
 pub use stemedb_claims::{AgentId, StatementId};
 
 pub use answer::{Answer, AssertStatus};
-pub use apply::apply;
+pub use apply::{COMPACT_REVISIONS_MAX, apply};
 pub use change::{Change, TouchKind, Touched};
 pub use command::{AssertItem, Command, Condition, Write};
 pub use overlay::Overlay;
 pub use read::{ClaimAnswer, Cursor, Pattern, Read, ReadAnswer, ScanRow, TextMatch, read};
 pub use view::{
-    Attestation, BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Head,
-    KeyRange, KeyRow, Version, View,
+    Attestation, BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Due,
+    Expiry, Head, KeyRange, KeyRow, Version, View,
 };

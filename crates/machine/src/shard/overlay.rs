@@ -2,9 +2,9 @@
 //! written as one batch.
 //!
 //! The second entry of a run must see what the first did, though nothing has
-//! been written yet. Only what `apply` looks up is laid over (buckets, heads,
-//! claim places, attestations); scans and values go through to the state below, since
-//! no entry scans. A scan over an overlay would miss the run, so it is refused.
+//! been written yet. Only what `apply` looks up is laid over (buckets, newest
+//! versions, claim places, attestations). A scan or a look into the past would miss the
+//! run, so it is refused.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -14,8 +14,8 @@ use stemedb_types::{BucketName, Key, ProjectId, Revision};
 
 use super::change::Change;
 use super::view::{
-    BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Head, KeyRange, KeyRow,
-    Version, View,
+    BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Due, Head, KeyRange,
+    KeyRow, Version, View,
 };
 use crate::Error;
 
@@ -24,7 +24,7 @@ pub struct Overlay<'v, V: View> {
     below: &'v V,
     buckets: HashMap<(ProjectId, BucketName), BucketState>,
     next_bucket: Option<BucketNumber>,
-    heads: HashMap<(BucketNumber, Key), Head>,
+    versions: HashMap<(BucketNumber, Key), Version>,
     claims: HashMap<(BucketNumber, StatementId), ClaimKey>,
     attested: HashSet<(BucketNumber, StatementId, AgentId)>,
 }
@@ -36,7 +36,7 @@ impl<'v, V: View> Overlay<'v, V> {
             below,
             buckets: HashMap::new(),
             next_bucket: None,
-            heads: HashMap::new(),
+            versions: HashMap::new(),
             claims: HashMap::new(),
             attested: HashSet::new(),
         }
@@ -51,8 +51,12 @@ impl<'v, V: View> Overlay<'v, V> {
                     self.next_bucket = self.next_bucket.max(Some(next));
                     self.buckets.insert((*project, name.clone()), *state);
                 }
-                Change::Version { bucket, key, head, .. } => {
-                    self.heads.insert((*bucket, key.clone()), *head);
+                Change::Floor { project, name, state } => {
+                    self.buckets.insert((*project, name.clone()), *state);
+                }
+                Change::Version { bucket, key, head, value } => {
+                    let version = Version { head: *head, value: value.clone() };
+                    self.versions.insert((*bucket, key.clone()), version);
                 }
                 Change::Claim { bucket, key, .. } => {
                     self.claims.insert((*bucket, key.id), key.clone());
@@ -60,7 +64,7 @@ impl<'v, V: View> Overlay<'v, V> {
                 Change::Attest { bucket, key, attestation } => {
                     self.attested.insert((*bucket, key.id, attestation.agent.clone()));
                 }
-                Change::Log { .. } => {}
+                Change::Log { .. } | Change::Expiry { .. } => {}
             }
         }
     }
@@ -81,10 +85,25 @@ impl<V: View> View for Overlay<'_, V> {
     }
 
     fn head(&self, bucket: BucketNumber, key: &Key) -> Result<Option<Head>, Error> {
-        if let Some(head) = self.heads.get(&(bucket, key.clone())) {
-            return Ok(Some(*head));
+        if let Some(version) = self.versions.get(&(bucket, key.clone())) {
+            return Ok(Some(version.head));
         }
         self.below.head(bucket, key)
+    }
+
+    fn current(&self, bucket: BucketNumber, key: &Key) -> Result<Option<Version>, Error> {
+        if let Some(version) = self.versions.get(&(bucket, key.clone())) {
+            return Ok(Some(version.clone()));
+        }
+        self.below.current(bucket, key)
+    }
+
+    fn trimmed(&self, _bucket: BucketNumber) -> Result<Revision, Error> {
+        Err(Error::Contradiction(SCANNED.to_owned()))
+    }
+
+    fn due(&self, _until_ms: u64, _limit: usize) -> Result<Vec<Due>, Error> {
+        Err(Error::Contradiction(SCANNED.to_owned()))
     }
 
     fn version(

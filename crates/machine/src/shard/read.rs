@@ -193,14 +193,31 @@ pub fn read(
     bucket: &BucketName,
     read: &Read,
 ) -> Result<ReadAnswer, Error> {
-    let Some(state) = view.bucket(project, bucket)? else { return Ok(empty(read)) };
-    let revision = match pinned(read) {
-        None => state.revision,
-        Some(asked) if asked > state.revision || asked < state.compacted => {
-            return Ok(ReadAnswer::Compacted { revision: state.revision });
+    loop {
+        let Some(state) = view.bucket(project, bucket)? else { return Ok(empty(read)) };
+        let revision = match pinned(read) {
+            None => state.revision,
+            Some(asked) if asked > state.revision || asked < state.compacted => {
+                return Ok(ReadAnswer::Compacted { revision: state.revision });
+            }
+            Some(asked) => asked,
+        };
+        let answer = read_at(view, &state, revision, read)?;
+        // The floor may have passed by while rows were looked up one after another. Each such round
+        // needs a floor that went up meanwhile, so there are few.
+        if view.trimmed(state.number)? <= revision {
+            return Ok(answer);
         }
-        Some(asked) => asked,
-    };
+    }
+}
+
+/// Answers a read at one revision, which the view still shows.
+fn read_at(
+    view: &impl View,
+    state: &BucketState,
+    revision: Revision,
+    read: &Read,
+) -> Result<ReadAnswer, Error> {
     match read {
         Read::Get { key, .. } => {
             let version = view.version(state.number, key, revision)?;
@@ -224,7 +241,7 @@ pub fn read(
             let query = Query { pattern, lens: *lens, limit: *limit, revision, now_ms: *now_ms };
             query.page(view, state.number, after)
         }
-        Read::Claim { id } => claim(view, &state, *id),
+        Read::Claim { id } => claim(view, state, *id),
     }
 }
 

@@ -10,7 +10,7 @@ use stemedb_types::{DecodeError, Decoder, Encoder, Revision};
 
 use super::command::{decode_agent, decode_id, decode_key};
 use super::read::{ClaimAnswer, Cursor, Pattern, Read, ReadAnswer, ScanRow, TextMatch};
-use super::view::{Attestation, Head, KeyRange, Version};
+use super::view::{Attestation, Expiry, Head, KeyRange, Version};
 
 impl TextMatch {
     fn encode(&self, out: &mut Encoder) {
@@ -261,20 +261,36 @@ fn decode_claim_answer(from: &mut Decoder<'_>, input: &Bytes) -> Result<ClaimAns
     Ok(ClaimAnswer { id, statement, attestations })
 }
 
+/// What the flags of a version say; a deletion has no expiry, so never both.
+const DELETED: u8 = 1;
+const EXPIRES: u8 = 2;
+
 fn encode_version(out: &mut Encoder, version: &Version) {
     out.varint(version.head.create_revision.0);
     out.varint(version.head.mod_revision.0);
     out.varint(version.head.version);
-    out.bool(version.head.deleted);
+    let expires = version.head.expiry.is_some();
+    out.u8(u8::from(version.head.deleted) * DELETED + u8::from(expires) * EXPIRES);
+    if let Some(expiry) = version.head.expiry {
+        out.varint(expiry.at_ms);
+        out.varint(expiry.lease.0);
+    }
     out.bytes(&version.value);
 }
 
 fn decode_version(from: &mut Decoder<'_>, input: &Bytes) -> Result<Version, DecodeError> {
-    let head = Head {
-        create_revision: Revision(from.varint()?),
-        mod_revision: Revision(from.varint()?),
-        version: from.varint()?,
-        deleted: from.bool()?,
+    let create_revision = Revision(from.varint()?);
+    let mod_revision = Revision(from.varint()?);
+    let version = from.varint()?;
+    let flags = from.u8()?;
+    if flags > EXPIRES {
+        return Err(DecodeError::Value { what: "the flags of a version", got: flags.into() });
+    }
+    let expiry = match flags {
+        EXPIRES => Some(Expiry { at_ms: from.varint()?, lease: Revision(from.varint()?) }),
+        _ => None,
     };
+    let deleted = flags == DELETED;
+    let head = Head { create_revision, mod_revision, version, deleted, expiry };
     Ok(Version { head, value: input.slice_ref(from.bytes()?) })
 }

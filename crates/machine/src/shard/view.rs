@@ -39,6 +39,42 @@ pub struct Head {
     pub version: u64,
     /// This version says that the key is gone.
     pub deleted: bool,
+    /// When the key goes by itself; `None`: it stays. Never of a deletion.
+    pub expiry: Option<Expiry>,
+}
+
+impl Head {
+    /// The revision that wrote this version: its last touch's, or its own. A touched version stands
+    /// once more, under the touch's revision, so that nothing written is ever changed.
+    pub fn revision(&self) -> Revision {
+        self.expiry.map_or(self.mod_revision, |expiry| expiry.lease)
+    }
+}
+
+/// When a key goes by itself, and which of its leases on life says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// From this time on an [`Expire`](super::Write::Expire) may be proposed, in ms since 1970.
+    /// Until one is applied the key is there.
+    pub at_ms: u64,
+    /// The revision of the put or touch that set this. Never used twice, so that whoever saw it can
+    /// tell whether it still holds.
+    pub lease: Revision,
+}
+
+/// A key whose time has come: all that an [`Expire`](super::Write::Expire) of it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Since when, in ms since 1970.
+    pub at_ms: u64,
+    /// Whose bucket.
+    pub project: ProjectId,
+    /// Which one.
+    pub bucket: BucketName,
+    /// Which key.
+    pub key: Key,
+    /// The lease that ran out.
+    pub lease: Revision,
 }
 
 /// One version of a key.
@@ -171,6 +207,18 @@ pub trait View {
         key: &Key,
         as_of: Revision,
     ) -> Result<Option<Version>, Error>;
+
+    /// The newest version of a key, with its value.
+    fn current(&self, bucket: BucketNumber, key: &Key) -> Result<Option<Version>, Error> {
+        self.version(bucket, key, Revision(u64::MAX))
+    }
+
+    /// The bucket's floor at this moment, never behind what is gone already. Look-ups made before at
+    /// a revision below it may have missed something, so a reader asks this last.
+    fn trimmed(&self, bucket: BucketNumber) -> Result<Revision, Error>;
+
+    /// The keys whose expiry is at or before a time, the earliest first, at most `limit` of them.
+    fn due(&self, until_ms: u64, limit: usize) -> Result<Vec<Due>, Error>;
 
     /// Visits the keys of a range that are there at a revision, in key order or against it.
     fn scan_keys(

@@ -9,19 +9,19 @@ use crate::shard::{
     Answer, Condition, Cursor, Head, KeyRange, Read, ReadAnswer, ScanRow, Version, View,
 };
 
-fn put(revision: u64, created: bool) -> Answer {
+pub(super) fn put(revision: u64, created: bool) -> Answer {
     Answer::Put { revision: Revision(revision), created }
 }
 
-fn deleted(revision: u64) -> Answer {
+pub(super) fn deleted(revision: u64) -> Answer {
     Answer::Deleted { revision: Revision(revision) }
 }
 
-fn not_found(revision: u64) -> Answer {
+pub(super) fn not_found(revision: u64) -> Answer {
     Answer::NotFound { revision: Revision(revision) }
 }
 
-fn refused(revision: u64, current: Option<u64>) -> Answer {
+pub(super) fn refused(revision: u64, current: Option<u64>) -> Answer {
     Answer::PreconditionFailed { revision: Revision(revision), current: current.map(Revision) }
 }
 
@@ -30,27 +30,28 @@ fn at(revisions: &[u64]) -> Vec<Revision> {
 }
 
 /// A version as (created at, of, version number, value).
-fn version(create: u64, modified: u64, version: u64, value: &[u8]) -> Version {
+pub(super) fn version(create: u64, modified: u64, version: u64, value: &[u8]) -> Version {
     let head = Head {
         create_revision: Revision(create),
         mod_revision: Revision(modified),
         version,
         deleted: false,
+        expiry: None,
     };
     Version { head, value: Bytes::copy_from_slice(value) }
 }
 
-fn value(revision: u64, version: Option<Version>) -> ReadAnswer {
+pub(super) fn value(revision: u64, version: Option<Version>) -> ReadAnswer {
     ReadAnswer::Value { revision: Revision(revision), version }
 }
 
 /// A scan of everything, for `..` to fill in from.
-struct Scan {
-    range: KeyRange,
-    reverse: bool,
-    keys_only: bool,
-    limit: usize,
-    as_of: Option<u64>,
+pub(super) struct Scan {
+    pub(super) range: KeyRange,
+    pub(super) reverse: bool,
+    pub(super) keys_only: bool,
+    pub(super) limit: usize,
+    pub(super) as_of: Option<u64>,
 }
 
 impl Default for Scan {
@@ -60,10 +61,10 @@ impl Default for Scan {
     }
 }
 
-type Page = (Revision, Vec<ScanRow>, Option<Cursor>);
+pub(super) type Page = (Revision, Vec<ScanRow>, Option<Cursor>);
 
 impl<R: Replica> Run<R> {
-    fn page(&self, scan: &Scan, cursor: Option<Cursor>) -> Page {
+    pub(super) fn page(&self, scan: &Scan, cursor: Option<Cursor>) -> Page {
         let &Scan { ref range, reverse, keys_only, limit, as_of } = scan;
         let (range, as_of) = (range.clone(), as_of.map(Revision));
         match self.read(&Read::Scan { range, reverse, keys_only, limit, as_of, cursor }) {

@@ -11,7 +11,7 @@ use super::Replica;
 use crate::Error;
 use crate::shard::{
     Attestation, BucketNumber, BucketState, Change, ClaimKey, ClaimOrder, ClaimRow, ClaimStart,
-    Head, KeyRange, KeyRow, Touched, Version, View,
+    Due, Head, KeyRange, KeyRow, Touched, Version, View,
 };
 
 /// The state of a shard, whole and in memory.
@@ -22,6 +22,8 @@ pub struct MapView {
     pub claims: BTreeMap<(BucketNumber, ClaimKey), Bytes>,
     pub attestations: BTreeMap<(BucketNumber, ClaimKey, AgentId), Attestation>,
     pub log: BTreeMap<(BucketNumber, Revision), Vec<Touched>>,
+    /// By time: which key, in whose bucket, under which lease.
+    pub expiries: BTreeMap<(u64, BucketNumber, Key), (ProjectId, BucketName, Revision)>,
 }
 
 impl Replica for MapView {
@@ -35,7 +37,20 @@ impl Replica for MapView {
                 }
                 Change::Version { bucket, key, head, value } => {
                     let versions = self.versions.entry((bucket, key)).or_default();
-                    versions.insert(head.mod_revision, Version { head, value });
+                    versions.insert(head.revision(), Version { head, value });
+                }
+                Change::Expiry { project, name, bucket, key, was, now } => {
+                    if let Some(was) = was {
+                        self.expiries.remove(&(was.at_ms, bucket, key.clone()));
+                    }
+                    if let Some(now) = now {
+                        let due = (project, name, now.lease);
+                        self.expiries.insert((now.at_ms, bucket, key), due);
+                    }
+                }
+                Change::Floor { project, name, state } => {
+                    self.trim(state.number, state.compacted);
+                    self.buckets.insert((project, name), state);
                 }
                 Change::Claim { bucket, key, statement } => {
                     self.claims.insert((bucket, key), statement);
@@ -57,6 +72,17 @@ impl Replica for MapView {
 }
 
 impl MapView {
+    /// Lets go of all that no read at or above the floor can see.
+    fn trim(&mut self, bucket: BucketNumber, floor: Revision) {
+        self.log.retain(|(b, revision), _| *b != bucket || *revision > floor);
+        for (_, versions) in self.versions.iter_mut().filter(|((b, _), _)| *b == bucket) {
+            let newest = versions.range(..=floor).next_back();
+            let kept = newest.filter(|(_, version)| !version.head.deleted).map(|(r, _)| *r);
+            versions.retain(|revision, _| *revision > floor || Some(*revision) == kept);
+        }
+        self.versions.retain(|_, versions| !versions.is_empty());
+    }
+
     fn row(&self, bucket: BucketNumber, key: &ClaimKey) -> Option<ClaimRow> {
         let statement = self.claims.get(&(bucket, key.clone()))?.clone();
         let own = self.attestations.iter().filter(|((b, k, _), _)| *b == bucket && k == key);
@@ -89,6 +115,23 @@ impl View for MapView {
     ) -> Result<Option<Version>, Error> {
         let versions = self.versions.get(&(bucket, key.clone()));
         Ok(versions.and_then(|all| all.range(..=as_of).next_back()).map(|(_, v)| v.clone()))
+    }
+
+    fn trimmed(&self, bucket: BucketNumber) -> Result<Revision, Error> {
+        let state = self.buckets.values().find(|state| state.number == bucket);
+        Ok(state.map_or(Revision(0), |state| state.compacted))
+    }
+
+    fn due(&self, until_ms: u64, limit: usize) -> Result<Vec<Due>, Error> {
+        let due = self.expiries.iter().take_while(|((at_ms, ..), _)| *at_ms <= until_ms);
+        let due = due.map(|((at_ms, _, key), (project, bucket, lease))| Due {
+            at_ms: *at_ms,
+            project: *project,
+            bucket: bucket.clone(),
+            key: key.clone(),
+            lease: *lease,
+        });
+        Ok(due.take(limit).collect())
     }
 
     fn scan_keys(

@@ -10,6 +10,8 @@
 #![allow(missing_docs, reason = "the names are sentences")]
 
 pub mod claims;
+pub mod expiry;
+pub mod history;
 pub mod keys;
 pub mod map;
 pub mod random;
@@ -48,6 +50,18 @@ macro_rules! view_suite {
             a_page_is_full_by_rows_or_by_bytes_and_the_last_one_has_no_cursor,
             a_key_of_many_versions_is_one_row_at_every_revision,
             keys_only_leaves_out_values_and_nothing_else,
+        }
+        $crate::view_suite! { @each $start; expiry:
+            a_key_is_there_until_an_expire_of_its_lease_is_applied,
+            a_touch_moves_the_time_and_leaves_the_etag,
+            what_is_due_comes_in_order_of_time_and_no_more_than_asked,
+            every_write_of_a_key_moves_its_place_in_the_index_along,
+        }
+        $crate::view_suite! { @each $start; history:
+            below_the_floor_is_refused_and_at_it_everything_reads_as_it_was,
+            a_compaction_takes_no_revision_and_goes_so_far_at_a_time,
+            the_floor_of_one_bucket_is_not_that_of_another,
+            a_key_that_is_gone_below_the_floor_can_be_made_again,
         }
         $crate::view_suite! { @each $start; claims:
             a_call_takes_one_revision_and_a_call_of_known_statements_none,
@@ -120,7 +134,25 @@ impl<R: Replica> Run<R> {
 
     pub fn put_if(&mut self, key: &[u8], value: &[u8], condition: Condition) -> Answer {
         let value = Bytes::copy_from_slice(value);
-        self.write(Write::Put { key: self::key(key), value, condition })
+        self.write(Write::Put { key: self::key(key), value, condition, expires_at_ms: None })
+    }
+
+    pub fn put_until(&mut self, key: &[u8], value: &[u8], expires_at_ms: u64) -> Answer {
+        let value = Bytes::copy_from_slice(value);
+        let (key, condition) = (self::key(key), Condition::Always);
+        self.write(Write::Put { key, value, condition, expires_at_ms: Some(expires_at_ms) })
+    }
+
+    pub fn touch(&mut self, key: &[u8], expires_at_ms: u64) -> Answer {
+        self.write(Write::Touch { key: self::key(key), expires_at_ms })
+    }
+
+    pub fn expire(&mut self, key: &[u8], lease: u64) -> Answer {
+        self.write(Write::Expire { key: self::key(key), lease: Revision(lease) })
+    }
+
+    pub fn compact(&mut self, to: u64) -> Answer {
+        self.write(Write::Compact { to: Revision(to) })
     }
 
     pub fn delete(&mut self, key: &[u8]) -> Answer {

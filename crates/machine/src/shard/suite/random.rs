@@ -7,7 +7,7 @@ use stemedb_types::{ProjectId, Revision};
 use super::map::MapView;
 use super::{Replica, Run, agent, item, key, statement};
 use crate::shard::{
-    Command, Condition, Cursor, KeyRange, Pattern, Read, ReadAnswer, TextMatch, Write,
+    Command, Condition, Cursor, KeyRange, Pattern, Read, ReadAnswer, TextMatch, View, Write,
 };
 
 const KEYS: [&[u8]; 8] = [b"a", b"a\0", b"a\0\x01", b"a\0\xff", b"ab", b"b", b"\0", b"\xff"];
@@ -45,13 +45,17 @@ impl Draw {
     }
 
     pub fn command(&mut self) -> Command {
-        let write = match self.below(6) {
-            0..=2 => Write::Put {
+        let write = match self.below(12) {
+            0..=4 => Write::Put {
                 key: key(self.of(&KEYS)),
                 value: Bytes::from(vec![7; self.below(5) as usize]),
                 condition: self.condition(),
+                expires_at_ms: (self.below(3) == 0).then(|| self.below(100)),
             },
-            3 => Write::Delete { key: key(self.of(&KEYS)), condition: self.condition() },
+            5 => Write::Delete { key: key(self.of(&KEYS)), condition: self.condition() },
+            6 => Write::Touch { key: key(self.of(&KEYS)), expires_at_ms: self.below(100) },
+            7 | 8 => Write::Expire { key: key(self.of(&KEYS)), lease: self.revision() },
+            9 if self.below(3) == 0 => Write::Compact { to: self.revision() },
             _ => {
                 let items = (0..self.below(5)).map(|_| {
                     let said = statement(self.of(&TERMS), self.of(&TERMS), self.below(3));
@@ -116,6 +120,9 @@ pub fn a_replica_answers_as_the_maps_do<R: Replica>(replica: R, seed: u64, comma
         if step % 4 == 3 {
             let asked = draw.read();
             compare(&mut real, &mut plain, command.project.0, &asked);
+            let (until_ms, limit) = (draw.below(120), draw.below(9) as usize);
+            let due = real.replica.view().due(until_ms, limit).unwrap();
+            assert_eq!(due, plain.replica.due(until_ms, limit).unwrap(), "seed {seed}");
         }
     }
 }

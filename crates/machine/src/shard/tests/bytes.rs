@@ -9,8 +9,8 @@ use stemedb_types::{DecodeError, Decoder, Encoder, ProjectId, Revision};
 use crate::shard::suite::random::Draw;
 use crate::shard::suite::{agent, key};
 use crate::shard::{
-    Answer, AssertItem, AssertStatus, Attestation, ClaimAnswer, Command, Condition, Cursor, Head,
-    Pattern, Read, ReadAnswer, ScanRow, TextMatch, Version, Write,
+    Answer, AssertItem, AssertStatus, Attestation, ClaimAnswer, Command, Condition, Cursor, Expiry,
+    Head, Pattern, Read, ReadAnswer, ScanRow, TextMatch, Version, Write,
 };
 
 fn item() -> AssertItem {
@@ -32,11 +32,24 @@ fn commands() -> Vec<Command> {
         Condition::RevisionIn(vec![Revision(7), Revision(300)]),
         Condition::RevisionNotIn(vec![]),
     ];
-    let put =
-        |condition| Write::Put { key: key(b"k\0"), value: Bytes::from_static(b"v"), condition };
+    let put = |condition| Write::Put {
+        key: key(b"k\0"),
+        value: Bytes::from_static(b"v"),
+        condition,
+        expires_at_ms: None,
+    };
     let mut writes: Vec<Write> = conditions.into_iter().map(put).collect();
     writes.push(Write::Delete { key: key(b"k"), condition: Condition::Exists });
     writes.push(Write::Assert { items: vec![item()] });
+    writes.push(Write::Put {
+        key: key(b"k"),
+        value: Bytes::from_static(b"v"),
+        condition: Condition::Absent,
+        expires_at_ms: Some(300),
+    });
+    writes.push(Write::Touch { key: key(b"k"), expires_at_ms: 300 });
+    writes.push(Write::Expire { key: key(b"k"), lease: Revision(7) });
+    writes.push(Write::Compact { to: Revision(300) });
     let bucket = "b".parse().unwrap();
     let command =
         |write| Command { project: ProjectId(300), bucket: Clone::clone(&bucket), at_ms: 5, write };
@@ -65,9 +78,20 @@ fn commands_in_a_log_stand_as_they_were_first_written() {
             + "0170"
             + "066b65793a6369"
             + "027b7d",
+        "01ac02016205".to_owned() + "04016b0176" + "02" + "ac02",
+        "01ac02016205".to_owned() + "05016b" + "ac02",
+        "01ac02016205".to_owned() + "06016b" + "07",
+        "01ac02016205".to_owned() + "07" + "ac02",
     ];
+    assert_eq!(commands().len(), frozen.len());
     for (command, frozen) in commands().iter().zip(frozen) {
         assert_eq!(hex(&command.encode()), frozen, "{command:?}");
+        let bytes: Vec<u8> = frozen
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect();
+        assert_eq!(Command::decode(&Bytes::from(bytes)).as_ref(), Ok(command));
     }
 }
 
@@ -85,6 +109,8 @@ fn answers_and_cursors_stand_as_they_were_first_written() {
     assert_eq!(encoded(&Answer::PreconditionFailed { revision, current: None }), "040900");
     let items = vec![AssertStatus::Created, AssertStatus::Known];
     assert_eq!(encoded(&Answer::Asserted { revision, items }), "0509020100");
+    assert_eq!(encoded(&Answer::Touched { revision, current: Revision(7) }), "060907");
+    assert_eq!(encoded(&Answer::Compacted { revision, floor: Revision(7) }), "070907");
     let cursor = |cursor: &Cursor| {
         let mut out = Encoder::new();
         cursor.encode(&mut out);
@@ -134,7 +160,10 @@ fn read_answers() -> Vec<ReadAnswer> {
         mod_revision: Revision(200),
         version: 3,
         deleted: false,
+        expiry: None,
     };
+    let expiry = Some(Expiry { at_ms: u64::MAX, lease: Revision(250) });
+    let expiring = Version { head: Head { expiry, ..head }, value: Bytes::from_static(b"v") };
     let version = Version { head, value: Bytes::from_static(b"value") };
     let row = ScanRow { key: key(b"k"), version: version.clone() };
     let attestation = Attestation { agent: agent("a"), revision, at_ms: u64::MAX };
@@ -147,6 +176,7 @@ fn read_answers() -> Vec<ReadAnswer> {
     vec![
         ReadAnswer::Value { revision, version: None },
         ReadAnswer::Value { revision, version: Some(version) },
+        ReadAnswer::Value { revision, version: Some(expiring) },
         ReadAnswer::Page { revision, rows: vec![], cursor: None },
         ReadAnswer::Page { revision, rows: vec![row.clone(), row], cursor: cursor.clone() },
         ReadAnswer::Claims { revision, answers: vec![claim], cursor },
@@ -207,6 +237,8 @@ fn everything_reads_back_and_no_cut_of_it_does() {
         Answer::PreconditionFailed { revision, current: Some(Revision(200)) },
         Answer::PreconditionFailed { revision, current: None },
         Answer::Asserted { revision, items: vec![AssertStatus::Known, AssertStatus::Created] },
+        Answer::Touched { revision, current: Revision(200) },
+        Answer::Compacted { revision, floor: Revision(299) },
     ] {
         let bytes = encoded(|out| answer.encode(out));
         check(&answer, &bytes, |bytes| whole(bytes, |from, _| Answer::decode(from)));
@@ -268,7 +300,7 @@ proptest! {
     }
 
     #[test]
-    fn a_flipped_byte_is_never_a_panic(which in 0usize..7, at in any::<prop::sample::Index>(), to in any::<u8>()) {
+    fn a_flipped_byte_is_never_a_panic(which in 0usize..11, at in any::<prop::sample::Index>(), to in any::<u8>()) {
         let mut bytes = commands()[which].encode().to_vec();
         let at = at.index(bytes.len());
         bytes[at] = to;

@@ -3,6 +3,7 @@
 mod bytes;
 mod overlay;
 mod query;
+mod read;
 
 mod view {
     use crate::shard::suite::map::MapView;

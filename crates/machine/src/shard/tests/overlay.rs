@@ -24,7 +24,7 @@ fn apply_run(view: &MapView, run: &[Command]) -> (Vec<Answer>, Vec<Change>) {
 }
 
 fn put(bucket: &str, name: &[u8], condition: Condition) -> Command {
-    let write = Write::Put { key: key(name), value: Bytes::new(), condition };
+    let write = Write::Put { key: key(name), value: Bytes::new(), condition, expires_at_ms: None };
     Command { project: ProjectId(1), bucket: bucket.parse().unwrap(), at_ms: 5, write }
 }
 
@@ -43,6 +43,16 @@ fn the_second_entry_of_a_run_sees_the_first() {
         let items = vec![item("ci", &statement("s", "p", 1))];
         run.push(Command { write: Write::Assert { items }, ..run[0].clone() });
     }
+    // A touch needs the value that stands in the run alone, an expire the lease.
+    run.push(Command {
+        write: Write::Touch { key: key(b"k"), expires_at_ms: 9 },
+        ..run[0].clone()
+    });
+    for lease in [4, 6, 6] {
+        let write = Write::Expire { key: key(b"k"), lease: Revision(lease) };
+        run.push(Command { write, ..run[0].clone() });
+    }
+    run.push(Command { write: Write::Compact { to: Revision(5) }, ..run[0].clone() });
     let (answers, changes) = apply_run(&MapView::default(), &run);
     let told: Vec<String> = answers.iter().map(|answer| format!("{answer:?}")).collect();
     let wanted = [
@@ -54,6 +64,11 @@ fn the_second_entry_of_a_run_sees_the_first() {
         "Put { revision: Revision(4), created: true }",
         "Asserted { revision: Revision(5), items: [Created] }",
         "Asserted { revision: Revision(5), items: [Known] }",
+        "Touched { revision: Revision(6), current: Revision(4) }",
+        "PreconditionFailed { revision: Revision(6), current: Some(Revision(4)) }",
+        "Deleted { revision: Revision(7) }",
+        "NotFound { revision: Revision(7) }",
+        "Compacted { revision: Revision(7), floor: Revision(5) }",
     ];
     assert_eq!(told, wanted);
     let mut state = MapView::default();
@@ -71,6 +86,8 @@ fn a_scan_over_a_half_applied_run_is_refused_and_not_answered_in_part() {
     let scanned = overlay.scan_keys(bucket, &all_keys(), Revision(1), false, &mut visit);
     assert!(scanned.is_err());
     assert!(overlay.version(bucket, &key(b"k"), Revision(1)).is_err());
+    assert!(overlay.due(u64::MAX, 1).is_err());
+    assert!(overlay.trimmed(bucket).is_err());
 }
 
 proptest! {
@@ -97,11 +114,11 @@ proptest! {
         }
         prop_assert_eq!(single_answers, run_answers);
         prop_assert_eq!(&single, &in_runs);
-        // Revisions of a bucket are 1, 2, 3 … without a gap, each in the log once.
+        // Revisions of a bucket are 1, 2, 3 … without a gap, those above its floor in the log once.
         for state in single.buckets.values() {
             let of_bucket = single.log.keys().filter(|(bucket, _)| *bucket == state.number);
             let revisions: Vec<u64> = of_bucket.map(|(_, revision)| revision.0).collect();
-            prop_assert_eq!(revisions, (1..=state.revision.0).collect::<Vec<_>>());
+            prop_assert_eq!(revisions, (state.compacted.0 + 1..=state.revision.0).collect::<Vec<_>>());
         }
     }
 }

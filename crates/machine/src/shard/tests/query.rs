@@ -11,7 +11,7 @@ use crate::shard::query::CLAIMS_VISITED_MAX;
 use crate::shard::suite::agent;
 use crate::shard::{
     AgentId, Attestation, BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart,
-    Cursor, Head, KeyRange, KeyRow, Pattern, Read, ReadAnswer, TextMatch, Version, View, read,
+    Cursor, Due, Head, KeyRange, KeyRow, Pattern, Read, ReadAnswer, TextMatch, Version, View, read,
 };
 
 /// A bucket of so many claims, two on each subject, none of which can be read as a statement.
@@ -33,6 +33,14 @@ impl View for Many {
 
     fn version(&self, _: BucketNumber, _: &Key, _: Revision) -> Result<Option<Version>, Error> {
         Ok(None)
+    }
+
+    fn trimmed(&self, _: BucketNumber) -> Result<Revision, Error> {
+        Ok(Revision(0))
+    }
+
+    fn due(&self, _: u64, _: usize) -> Result<Vec<Due>, Error> {
+        Ok(Vec::new())
     }
 
     fn scan_keys(

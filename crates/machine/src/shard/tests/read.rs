@@ -1,0 +1,121 @@
+//! A read while the floor goes up.
+
+use std::cell::RefCell;
+use std::ops::ControlFlow;
+
+use stemedb_claims::StatementId;
+use stemedb_types::{BucketName, Key, ProjectId, Revision};
+
+use crate::Error;
+use crate::shard::suite::map::MapView;
+use crate::shard::suite::{Run, key};
+use crate::shard::{
+    AgentId, BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Due, Head,
+    KeyRange, KeyRow, Read, ReadAnswer, Version, View, read,
+};
+
+/// A state in which something is written and let go of between a reader's look at the bucket and its
+/// look at the key, once.
+struct Passing {
+    before: MapView,
+    after: MapView,
+    passed: RefCell<bool>,
+}
+
+impl Passing {
+    fn now(&self) -> &MapView {
+        if *self.passed.borrow() { &self.after } else { &self.before }
+    }
+}
+
+impl View for Passing {
+    fn bucket(&self, project: ProjectId, name: &BucketName) -> Result<Option<BucketState>, Error> {
+        self.now().bucket(project, name)
+    }
+
+    fn version(
+        &self,
+        bucket: BucketNumber,
+        key: &Key,
+        as_of: Revision,
+    ) -> Result<Option<Version>, Error> {
+        *self.passed.borrow_mut() = true;
+        self.now().version(bucket, key, as_of)
+    }
+
+    fn trimmed(&self, bucket: BucketNumber) -> Result<Revision, Error> {
+        self.now().trimmed(bucket)
+    }
+
+    fn next_bucket(&self) -> Result<BucketNumber, Error> {
+        self.now().next_bucket()
+    }
+
+    fn head(&self, bucket: BucketNumber, key: &Key) -> Result<Option<Head>, Error> {
+        self.now().head(bucket, key)
+    }
+
+    fn due(&self, until_ms: u64, limit: usize) -> Result<Vec<Due>, Error> {
+        self.now().due(until_ms, limit)
+    }
+
+    fn scan_keys(
+        &self,
+        bucket: BucketNumber,
+        range: &KeyRange,
+        as_of: Revision,
+        reverse: bool,
+        visit: &mut dyn FnMut(KeyRow) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        self.now().scan_keys(bucket, range, as_of, reverse, visit)
+    }
+
+    fn claim_key(&self, bucket: BucketNumber, id: StatementId) -> Result<Option<ClaimKey>, Error> {
+        self.now().claim_key(bucket, id)
+    }
+
+    fn claim(&self, bucket: BucketNumber, key: &ClaimKey) -> Result<Option<ClaimRow>, Error> {
+        self.now().claim(bucket, key)
+    }
+
+    fn attested(
+        &self,
+        bucket: BucketNumber,
+        key: &ClaimKey,
+        agent: &AgentId,
+    ) -> Result<bool, Error> {
+        self.now().attested(bucket, key, agent)
+    }
+
+    fn scan_claims(
+        &self,
+        bucket: BucketNumber,
+        order: &ClaimOrder,
+        start: &ClaimStart,
+        visit: &mut dyn FnMut(ClaimRow) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        self.now().scan_claims(bucket, order, start, visit)
+    }
+}
+
+#[test]
+fn a_read_that_a_floor_passes_by_is_asked_again_or_refused_and_never_misses_a_version() {
+    let mut run = Run::new(MapView::default());
+    run.put(b"k", b"1");
+    run.put(b"other", b"2");
+    let before = run.replica.clone();
+    run.put(b"k", b"3");
+    run.compact(3);
+    let view = || Passing {
+        before: before.clone(),
+        after: run.replica.clone(),
+        passed: RefCell::new(false),
+    };
+    // What was the newest revision is below the floor by now: the state is looked at anew.
+    let ask = |as_of| read(&view(), run.project, &run.bucket, &Read::Get { key: key(b"k"), as_of });
+    let ReadAnswer::Value { revision, version } = ask(None).unwrap() else { panic!() };
+    assert_eq!((revision, &version.unwrap().value[..]), (Revision(3), &b"3"[..]));
+    // Who wants that very revision is told that it is gone, and not that there was no such key.
+    let gone = ReadAnswer::Compacted { revision: Revision(3) };
+    assert_eq!(ask(Some(Revision(2))).unwrap(), gone);
+}
