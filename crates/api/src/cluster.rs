@@ -18,6 +18,25 @@ pub struct Status {
     /// Each member, by id. For keys that may inspect the cluster only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Vec<NodeStatus>>,
+    /// Each replica that the node asked has set aside. For keys that may inspect the cluster only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined: Option<Vec<Quarantined>>,
+}
+
+/// A replica that is damaged: it neither votes nor acknowledges, and its group goes on without it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Quarantined {
+    /// Its shard; absent for the meta group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<u16>,
+    /// What its group calls it.
+    pub replica: u64,
+    /// What is damaged: `log` or `store`.
+    pub part: String,
+    /// What was read, and what is wrong with it.
+    pub cause: String,
+    /// Since when, RFC 3339.
+    pub since: String,
 }
 
 /// Members, counted.
@@ -38,6 +57,9 @@ pub struct Shards {
     pub leaderless: u32,
     /// Those with fewer living replicas than voters.
     pub under_replicated: u32,
+    /// Those whose replica on the node asked is damaged and set aside; others serve them.
+    #[serde(default)]
+    pub quarantined: u32,
     /// Those on their way to other nodes. Shards do not move yet: 0.
     pub moving: u32,
 }

@@ -98,6 +98,12 @@ impl Group {
         self.scope.group
     }
 
+    /// Which generation of the group's rows this is. Each snapshot taken in from a peer makes
+    /// another.
+    pub fn generation(&self) -> u32 {
+        self.scope.generation
+    }
+
     /// Begins a batch.
     pub fn batch(&self) -> Batch {
         Batch {

@@ -122,7 +122,10 @@ pub(crate) fn io(verb: &'static str, cause: impl ToString) -> Error {
 
 impl From<Error> for stemedb_machine::Error {
     fn from(error: Error) -> Self {
-        stemedb_machine::Error::View(error.to_string())
+        match error {
+            Error::Corrupt { .. } => stemedb_machine::Error::Damaged(error.to_string()),
+            error => stemedb_machine::Error::View(error.to_string()),
+        }
     }
 }
 

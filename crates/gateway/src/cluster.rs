@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use stemedb::{ClusterStatus, Member, MemberState};
+use stemedb::{ClusterStatus, Member, MemberState, Quarantined};
 use stemedb_api::cluster as api;
 use stemedb_types::Replica;
 
 use crate::failure::Failure;
 use crate::gateway::Inner;
+use crate::query::instant;
 use crate::respond;
 
 /// `GET /v1/cluster/status`: counts for everyone; `full` names the members too.
@@ -21,6 +22,7 @@ pub(crate) fn status(gateway: &Inner, full: bool) -> Result<Response<Full<Bytes>
         members: api::Members { total: count(status.members.len()), alive: count(alive) },
         shards: shards(&status),
         nodes: full.then(|| status.members.iter().map(node).collect()),
+        quarantined: full.then(|| status.quarantined.iter().map(quarantined).collect()),
     };
     respond::json(StatusCode::OK, &body)
 }
@@ -30,7 +32,18 @@ fn shards(status: &ClusterStatus) -> api::Shards {
         total: count(status.layout.shards.len()),
         leaderless: status.shards_leaderless,
         under_replicated: status.shards_under_replicated,
+        quarantined: count(status.quarantined.iter().filter_map(|q| q.group.shard()).count()),
         moving: 0,
+    }
+}
+
+fn quarantined(aside: &Quarantined) -> api::Quarantined {
+    api::Quarantined {
+        shard: aside.group.shard().map(|shard| shard.0),
+        replica: aside.replica.0,
+        part: aside.part.to_owned(),
+        cause: aside.cause.clone(),
+        since: instant(aside.since_ms),
     }
 }
 

@@ -35,6 +35,9 @@ pub enum Error {
     /// The state could not be read.
     #[error("read the state: {0}")]
     View(String),
+    /// Bytes of the state fail their checksum, or do not read back: they are lost here.
+    #[error("read the state: {0}")]
+    Damaged(String),
     /// The state contradicts itself: an invariant was broken before this entry.
     #[error("the state contradicts itself: {0}")]
     Contradiction(String),

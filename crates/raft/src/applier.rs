@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::Outcome;
 use crate::codec::{decode_applied, encode_applied};
+use crate::damage::Damages;
 use crate::sending::Views;
 use crate::snapshot::{Builder, SnapshotData, current};
 use crate::types::{Config, Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership};
@@ -78,18 +79,20 @@ pub(crate) struct Applier {
     announced: Option<LogId>,
     /// What is being sent to followers.
     views: Arc<Views>,
+    damages: Damages,
 }
 
 type Answers = Vec<(Option<ApplyResponder<Config>>, Outcome)>;
 
 impl Applier {
     /// Opens the state machine at its applied mark.
-    pub(crate) fn open(applied: Applied) -> io::Result<Self> {
+    pub(crate) fn open(applied: Applied, damages: Damages) -> io::Result<Self> {
         let (last, membership) = match applied.store().applied()? {
             None => (None, StoredMembership::default()),
             Some(mark) => decode_applied(&mark).map_err(invalid)?,
         };
-        Ok(Self { applied, last, membership, announced: None, views: Arc::default() })
+        let views = Arc::default();
+        Ok(Self { applied, last, membership, announced: None, views, damages })
     }
 
     /// With what is being sent to followers.
@@ -191,7 +194,7 @@ impl RaftStateMachine<Config> for Applier {
     {
         let mut runs = entries.ready_chunks(RUN_ENTRIES_MAX);
         while let Some(run) = runs.next().await {
-            self.apply_run(run)?;
+            self.apply_run(run).inspect_err(|error| self.damages.note(error))?;
         }
         Ok(())
     }

@@ -189,6 +189,16 @@ pub(crate) fn decode_log_id(input: &[u8]) -> Result<LogId, DecodeError> {
 }
 
 /// What stands in the store beside the data: how far it goes, and who the members were then.
+/// The generation of a group's rows that its log goes with, as the WAL marks it.
+pub(crate) fn encode_generation(generation: u32) -> Bytes {
+    alone(|out| out.varint(u64::from(generation)))
+}
+
+pub(crate) fn decode_generation(input: &[u8]) -> Result<u32, DecodeError> {
+    let number = whole("generation", input, |from| from.varint())?;
+    u32::try_from(number).map_err(|_| DecodeError::Value { what: "a generation", got: number })
+}
+
 pub(crate) fn encode_applied(last: &Option<LogId>, membership: &StoredMembership) -> Vec<u8> {
     let mut out = Encoder::with_capacity(128);
     out.u8(VERSION);

@@ -19,6 +19,7 @@ use stemedb_wal::{StreamId, Wal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::applier::{Applied, Applier};
+use crate::damage::{Damage, Damages, check_standing, refused};
 use crate::log_store::LogStore;
 use crate::network::Network;
 use crate::queue::{
@@ -126,11 +127,14 @@ pub struct Group {
     views: Arc<Views>,
     /// A snapshot on its way from the leader.
     pub(crate) staged: Arc<Staged>,
+    damages: Damages,
     kept_entries: u64,
 }
 
 impl Group {
     /// Opens a replica where its log and its store left it, and lets it run.
+    /// [`Error::Damaged`] if either is damaged, or if its own marks show that the log lost entries
+    /// that had been synced: such a replica may have promised what it can't know of any more.
     ///
     /// A replica that was never part of anything waits: for [`Group::found`], or for a leader
     /// that adds it.
@@ -144,8 +148,11 @@ impl Group {
     ) -> Result<Self, Error> {
         let stopped = |cause: String| Error::Stopped(cause);
         let id = store.id();
-        let applied = Applied::open(store).map_err(|cause| stopped(cause.to_string()))?;
-        let applier = Applier::open(applied.clone()).map_err(|cause| stopped(cause.to_string()))?;
+        check_standing(&store, replica, &wal)?;
+        let damages = Damages::default();
+        let applied = Applied::open(store).map_err(|error| refused(&error))?;
+        let applier = Applier::open(applied.clone(), damages.clone())
+            .map_err(|cause| stopped(cause.to_string()))?;
         let (log, stream) = (wal.clone(), StreamId(replica.0));
         let views = Arc::new(Views::new(Box::new(move || {
             log.bounds(stream).purged.map(|(index, _)| index)
@@ -153,11 +160,15 @@ impl Group {
         let applier = applier.with_views(views.clone());
         let sending = Sending::new(views.clone(), transfers, &options);
         let network = Network { plane, group: id, me: replica, sending };
-        let log = LogStore::new(wal, replica);
+        let log = LogStore::new(wal, replica, damages.clone());
         let config = options.to_config(id)?;
-        let raft = Raft::new(replica.0, config, network, log, applier)
-            .await
-            .map_err(|fatal| stopped(fatal.to_string()))?;
+        let raft =
+            Raft::new(replica.0, config, network, log, applier).await.map_err(
+                |fatal| match damages.first() {
+                    Some(damage) => Error::Damaged(damage),
+                    None => stopped(fatal.to_string()),
+                },
+            )?;
         let (proposals, proposed) = mpsc::channel(PROPOSALS_MAX);
         let (reads, waiting) = mpsc::channel(READS_MAX);
         let (seen, leadership) = watch::channel(Leadership::Unknown);
@@ -177,6 +188,7 @@ impl Group {
             closing,
             views,
             staged: Arc::default(),
+            damages,
             kept_entries,
         })
     }
@@ -286,6 +298,11 @@ impl Group {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         metrics.running_state.as_ref().err().map(|fatal| fatal.to_string())
+    }
+
+    /// What this replica found damaged of its own, if anything: it has stopped, or will.
+    pub fn damage(&self) -> Option<Damage> {
+        self.damages.first()
     }
 
     /// Voters and learners, as this replica knows them.

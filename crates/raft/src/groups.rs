@@ -10,6 +10,7 @@ use stemedb_types::{GroupId, ReplicaId};
 use stemedb_wal::Wal;
 
 use crate::Error;
+use crate::damage::refused;
 use crate::group::{Group, GroupOptions};
 use crate::inbound::{kinds, not_here};
 use crate::sending::Transfers;
@@ -47,8 +48,8 @@ impl Groups {
         replica: ReplicaId,
         options: &GroupsOptions,
     ) -> Result<Group, Error> {
-        let store = EngineGroup::open(options.store.clone(), group)
-            .map_err(|cause| Error::Stopped(cause.to_string()))?;
+        let store =
+            EngineGroup::open(options.store.clone(), group).map_err(|error| refused(&error))?;
         let wal = options.wal.clone();
         let plane = options.plane.clone();
         let transfers = self.transfers.clone();
@@ -96,6 +97,15 @@ impl Groups {
     /// The replica a message is for, if that very replica is here.
     fn meant(&self, message: &Envelope) -> Option<Group> {
         self.get(message.group).filter(|group| group.replica() == message.to)
+    }
+
+    /// Stops one replica, and answers for it no more; the others go on.
+    pub async fn close_one(&self, group: GroupId) {
+        // Out of reach first: nothing may be taken by a replica on its way out.
+        let closed = self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
+        if let Some(closed) = closed {
+            closed.close().await;
+        }
     }
 
     /// Stops every replica.

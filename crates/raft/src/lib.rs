@@ -24,6 +24,7 @@
 //! | `inbound` | what a peer sends to a group |
 //! | `group` | one replica of one group: propose, read, watch, change |
 //! | `queue` | commands and reads that wait together travel together |
+//! | `damage` | what a replica found damaged of its own, and what its marks say it lost |
 //! | `groups` | all replicas of a node, by group |
 //!
 //! No type of openraft stands in this crate's public API or in bytes on disk: the library
@@ -45,6 +46,7 @@
 
 mod applier;
 mod codec;
+mod damage;
 mod group;
 mod groups;
 mod inbound;
@@ -60,6 +62,7 @@ mod types;
 mod suite_tests;
 
 pub use applier::Applied;
+pub use damage::{Damage, Part, applied_entry};
 pub use group::{Group, GroupOptions, Leadership, Position, ReadView};
 pub use groups::{Groups, GroupsOptions};
 pub use inbound::{Kind, kinds};
@@ -109,4 +112,7 @@ pub enum Error {
     /// yet taken is not applied.
     #[error("the group has stopped: {0}")]
     Stopped(String),
+    /// Bytes of this replica are damaged. It does not run; other replicas are not concerned.
+    #[error("the replica is damaged: {}", .0.cause)]
+    Damaged(Damage),
 }

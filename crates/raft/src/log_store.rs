@@ -28,10 +28,13 @@ use crate::codec::{
     decode_log_id, decode_record, decode_record_term, decode_vote, encode_log_id, encode_record,
     encode_vote,
 };
+use crate::damage::Damages;
 use crate::types::{Config, Entry, LogId, Vote, log_id};
 
 const MARK_VOTE: u8 = 1;
-const MARK_COMMITTED: u8 = 2;
+pub(crate) const MARK_COMMITTED: u8 = 2;
+/// Which generation of the store's rows the log goes with.
+pub(crate) const MARK_GENERATION: u8 = 3;
 
 /// Most bytes of entries read in one go: bounds a message to a follower that is far behind.
 const READ_BYTES_MAX: usize = 4 << 20;
@@ -41,12 +44,20 @@ const READ_BYTES_MAX: usize = 4 << 20;
 pub(crate) struct LogStore {
     wal: Wal,
     stream: StreamId,
+    damages: Damages,
 }
 
 impl LogStore {
     /// The log of this replica, as the WAL holds it.
-    pub(crate) fn new(wal: Wal, replica: ReplicaId) -> Self {
-        Self { wal, stream: StreamId(replica.0) }
+    pub(crate) fn new(wal: Wal, replica: ReplicaId, damages: Damages) -> Self {
+        Self { wal, stream: StreamId(replica.0), damages }
+    }
+
+    /// An error on its way to openraft, which knows no kinds of them.
+    fn told(&self, error: stemedb_wal::Error) -> io::Error {
+        let error = io::Error::other(error);
+        self.damages.note(&error);
+        error
     }
 
     fn mark(&self, tag: u8) -> Option<Bytes> {
@@ -61,7 +72,8 @@ impl LogStore {
             return Ok(Vec::new());
         }
         let from = range.start;
-        let records = self.wal.entries(self.stream, range, bytes_max).map_err(io::Error::other)?;
+        let records = self.wal.entries(self.stream, range, bytes_max);
+        let records = records.map_err(|error| self.told(error))?;
         let entry = |(index, record): (u64, Bytes)| decode_record(index, &record).map_err(corrupt);
         (from..).zip(records).map(entry).collect()
     }
@@ -103,7 +115,7 @@ impl LogStore {
                     let _ = room.await;
                 }
                 Err(stemedb_wal::Error::Full) => tokio::time::sleep(FULL_RETRY_INTERVAL).await,
-                result => return result.map_err(io::Error::other),
+                result => return result.map_err(|error| self.told(error)),
             }
         }
     }
@@ -181,7 +193,7 @@ impl RaftLogStorage<Config> for LogStore {
                 let records = self
                     .wal
                     .entries(self.stream, index..index + 1, usize::MAX)
-                    .map_err(io::Error::other)?;
+                    .map_err(|error| self.told(error))?;
                 let record = records.first();
                 let term = record.map(|record| decode_record_term(record).map_err(corrupt));
                 term.transpose()?.map(|term| log_id(term, index))

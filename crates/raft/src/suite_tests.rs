@@ -11,6 +11,7 @@ use stemedb_wal::{Options, Wal};
 use tempfile::TempDir;
 
 use crate::applier::{Applied, Applier};
+use crate::damage::Damages;
 use crate::log_store::LogStore;
 use crate::types::Config;
 
@@ -25,8 +26,9 @@ fn open() -> std::io::Result<(TempDir, LogStore, Applier)> {
         Budget { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 20, ..Budget::default() };
     let store: Arc<dyn Store> = Arc::new(RocksStore::open(&dir.path().join("db"), budget)?);
     let group = EngineGroup::open(store, GroupId(1))?;
-    let applier = Applier::open(Applied::open(group)?)?;
-    Ok((dir, LogStore::new(wal, ReplicaId(7)), applier))
+    let damages = Damages::default();
+    let applier = Applier::open(Applied::open(group)?, damages.clone())?;
+    Ok((dir, LogStore::new(wal, ReplicaId(7), damages), applier))
 }
 
 impl StoreBuilder<Config, LogStore, Applier, TempDir> for Fresh {

@@ -49,6 +49,8 @@ enum Command {
     /// Show and check the settings of a node
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look at the disks of a stopped node: exit code 0, or 1 if anything is wrong
+    Check(CheckArgs),
     /// Ask a node whether it is ready: exit code 0 or 4
     Healthcheck(HealthArgs),
 }
@@ -298,6 +300,23 @@ pub(crate) enum ConfigCommand {
     },
 }
 
+/// The directories of a node that does not run.
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// The log's directory
+    #[arg(long, value_name = "PATH", env = "STEMEDB_WAL_DIR")]
+    pub(crate) wal_dir: PathBuf,
+    /// The store's directory
+    #[arg(long, value_name = "PATH", env = "STEMEDB_DB_DIR")]
+    pub(crate) db_dir: PathBuf,
+    /// Mend what can be mended without losing anything, and say what was given up
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Tables for people, JSON for programs
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
 /// Which node to ask.
 #[derive(Args, Debug)]
 pub(crate) struct HealthArgs {
@@ -311,6 +330,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Config(command) => commands::config::run(command),
+        Command::Check(args) => commands::check::run(&args),
         other => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.map_err(Failure::error)?.block_on(run_client(other))
@@ -329,7 +349,7 @@ async fn run_client(command: Command) -> Result<(), Failure> {
         Command::Keys(command) => commands::keys::run(command).await,
         Command::Healthcheck(args) => commands::health::run(args).await,
         // These need no runtime of this kind; `run` has taken them.
-        Command::Serve(_) | Command::Config(_) => Ok(()),
+        Command::Serve(_) | Command::Config(_) | Command::Check(_) => Ok(()),
     }
 }
 
@@ -362,6 +382,7 @@ mod tests {
             "stemedb keys create project-p --role read_agent --if-absent",
             "stemedb config check --env-only",
             "stemedb healthcheck",
+            "stemedb check --wal-dir w --db-dir d --repair -o json",
             "stemedb --version",
         ] {
             assert_eq!(code(good), 0, "{good}");
@@ -379,6 +400,7 @@ mod tests {
             "stemedb assert --subject s",
             "stemedb assert",
             "stemedb ingest junit",
+            "stemedb check --wal-dir w",
             "stemedb ingest csv a.csv",
             "stemedb keys create l --role king",
             "stemedb query -o yaml",

@@ -26,6 +26,24 @@ pub(crate) fn describe() {
         "Entries committed but not yet applied, over all groups of this node."
     );
     describe_gauge!("stemedb_shards", "Shards of the cluster as this node sees them, by state.");
+    describe_counter!(
+        "stemedb_corruption_detected_total",
+        "Replicas found damaged on this node's disks, by what is damaged."
+    );
+    describe_counter!(
+        "stemedb_corruption_repaired_total",
+        "Damaged replicas that were given back from a peer, by what was damaged."
+    );
+    describe_counter!(
+        "stemedb_scrub_bytes_total",
+        Unit::Bytes,
+        "Bytes read from disk to see whether they are still what was written, by kind."
+    );
+    describe_gauge!(
+        "stemedb_scrub_last_pass_timestamp_seconds",
+        Unit::Seconds,
+        "When everything on disk had last been read once, in seconds since 1970."
+    );
     describe_gauge!("stemedb_shard_leaders", "Shards led by this node.");
     describe_gauge!("stemedb_layout_epoch", "The layout epoch this node acts on.");
     describe_counter!(

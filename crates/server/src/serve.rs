@@ -189,6 +189,7 @@ async fn start_node(settings: &Settings) -> Result<Node, Failure> {
     options.budget = settings.budget;
     options.live_log_bytes_max = settings.live_log_bytes_max;
     options.auth = auth(settings);
+    options.scrub_period = settings.scrub_period;
     let secrets = [&settings.cluster_secret, &settings.cluster_secret_previous];
     options.secrets = secrets.into_iter().flatten().cloned().collect();
     // Without a secret a node that is alone opens no door to peers at all.

@@ -15,7 +15,7 @@ use stemedb_types::{NodeId, ReplicaId, ShardId};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::core::{Core, locked};
+use crate::core::{Core, Phase, locked};
 use crate::execute::Sink;
 use crate::front::{Admission, Answered, Call, Door, Op, OpAnswer};
 use crate::router::{Route, route};
@@ -165,9 +165,10 @@ impl Core {
             Err(Error::NotOwner { owner }) => {
                 Tried::Elsewhere(owner.and_then(|owner| self.node_at(&owner)))
             }
-            // It can't be done there: that node starts or goes down. Not applied, so another may.
+            // It can't be done there: that node starts or goes down, or the replica here was just
+            // closed. Not applied, so another may.
             Err(Error::Unavailable { reason, .. })
-                if node != self.node
+                if (node != self.node || *self.phase.borrow() != Phase::Draining)
                     && matches!(reason, Unavailable::Starting | Unavailable::Draining) =>
             {
                 Tried::Elsewhere(None)

@@ -1,6 +1,7 @@
 //! What the parts of a node share.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,9 +19,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admit::Lookups;
+use crate::damage::Findings;
 use crate::founding::Description;
 use crate::identity::IdentityFiles;
 use crate::options::{Auth, Fatal};
+use crate::quarantine::Quarantine;
 use crate::{Error, Unavailable};
 
 /// A node that has not heard of a meta quorum for this long answers no call that needs a key.
@@ -50,6 +53,12 @@ pub(crate) struct Core {
     pub(crate) wal: Wal,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) groups: Groups,
+    pub(crate) wal_dir: PathBuf,
+    pub(crate) db_dir: PathBuf,
+    /// Replicas that are not to be trusted.
+    pub(crate) quarantine: Arc<Quarantine>,
+    /// Takes what is found damaged.
+    pub(crate) findings: Findings,
     identity: Mutex<IdentityFiles>,
     plane: OnceLock<Arc<Plane>>,
     pub(crate) gossip: Option<membership::Handle>,
@@ -88,6 +97,10 @@ pub(crate) struct Parts {
     pub(crate) live_log_bytes_max: u64,
     pub(crate) wal: Wal,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) wal_dir: PathBuf,
+    pub(crate) db_dir: PathBuf,
+    pub(crate) quarantine: Quarantine,
+    pub(crate) findings: Findings,
     pub(crate) identity: IdentityFiles,
     pub(crate) gossip: Option<membership::Handle>,
 }
@@ -106,6 +119,10 @@ impl Core {
             wal: parts.wal,
             store: parts.store,
             groups: Groups::new(),
+            wal_dir: parts.wal_dir,
+            db_dir: parts.db_dir,
+            quarantine: Arc::new(parts.quarantine),
+            findings: parts.findings,
             identity: Mutex::new(parts.identity),
             plane: OnceLock::new(),
             gossip: parts.gossip,

@@ -5,11 +5,13 @@
 //! wakes the request, or puts the answer straight into a peer's out-buffer.
 
 use stemedb_claims::AgentId;
-use stemedb_machine::shard::{Command, Read, ReadAnswer, Write, read};
-use stemedb_raft::{Group, Outcome, Written};
+use stemedb_machine::Error as MachineError;
+use stemedb_machine::shard::{Command, Read, Write, read};
+use stemedb_raft::{Damage, Group, Outcome, Part, Written};
 use stemedb_types::{BucketName, ProjectId};
 
 use crate::core::{Core, now_ms};
+use crate::damage::Finding;
 use crate::front::{Caller, Op, OpAnswer};
 use crate::router::shard_of;
 use crate::{Error, Unavailable};
@@ -96,22 +98,22 @@ impl Core {
     ) {
         let nodes = self.meta.load_full();
         let applied = group.applied().clone();
+        let (findings, id, replica) = (self.findings.clone(), group.id(), group.replica());
         let done = move |confirmed| match confirmed {
-            Ok(_) => sink(look(&applied, project, &bucket, &question).map(OpAnswer::Read)),
+            Ok(_) => match read(&applied.store(), project, &bucket, &question) {
+                Ok(answer) => sink(Ok(OpAnswer::Read(answer))),
+                // Not served from here again: another replica has it.
+                Err(MachineError::Damaged(cause)) => {
+                    let damage = Damage { part: Part::Store, cause };
+                    findings.report(Finding { group: id, replica, damage });
+                    sink(Err(Error::NotOwner { owner: None }));
+                }
+                Err(error) => sink(Err(Error::Internal(error.to_string()))),
+            },
             Err(error) => sink(Err(failed(error, &nodes))),
         };
         group.confirm_read_then(Box::new(done));
     }
-}
-
-fn look(
-    applied: &stemedb_raft::Applied,
-    project: ProjectId,
-    bucket: &BucketName,
-    question: &Read,
-) -> Result<ReadAnswer, Error> {
-    read(&applied.store(), project, bucket, question)
-        .map_err(|error| Error::Internal(error.to_string()))
 }
 
 /// What a group's refusal means to a caller.
@@ -128,5 +130,6 @@ pub(crate) fn failed(
         stemedb_raft::Error::Overloaded => Error::unavailable(Unavailable::Overloaded),
         stemedb_raft::Error::Unknown => Error::OutcomeUnknown,
         stemedb_raft::Error::Stopped(_) => Error::unavailable(Unavailable::Draining),
+        stemedb_raft::Error::Damaged(_) => Error::NotOwner { owner: None },
     }
 }

@@ -12,7 +12,9 @@ use futures_util::future::BoxFuture;
 use stemedb_claims::AgentId;
 use stemedb_machine::meta::{ApiKey, KeyHash, Node, Project, Role};
 use stemedb_machine::shard::{Answer, Read, ReadAnswer, Write};
-use stemedb_types::{BucketName, ClusterId, Layout, NodeId, ProjectId, ProjectName};
+use stemedb_types::{
+    BucketName, ClusterId, GroupId, Layout, NodeId, ProjectId, ProjectName, ReplicaId,
+};
 use zeroize::Zeroizing;
 
 use crate::Error;
@@ -232,6 +234,23 @@ pub struct ClusterStatus {
     pub shards_leaderless: u32,
     /// Shards with fewer living replicas than voters.
     pub shards_under_replicated: u32,
+    /// Replicas of this node that are set aside, by group.
+    pub quarantined: Vec<Quarantined>,
+}
+
+/// A replica that is damaged: it neither votes nor acknowledges, and its group goes on without it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Its group.
+    pub group: GroupId,
+    /// What the group calls it.
+    pub replica: ReplicaId,
+    /// What is damaged: `log` or `store`.
+    pub part: &'static str,
+    /// What was read, and what is wrong with it.
+    pub cause: String,
+    /// Since when, in ms since 1970.
+    pub since_ms: u64,
 }
 
 /// What a front door may ask of a node.

@@ -15,11 +15,14 @@
 //! of the two to believe is not a guess to make (healing a lost volume comes
 //! with the cluster part).
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use stemedb_types::{ClusterId, DecodeError, Decoder, Encoder, NodeId, ReplicaId};
+
+use crate::founding::Proposal;
+use crate::replace_file::replace_file;
 
 const FILE: &str = "IDENTITY";
 const MAGIC: &[u8] = b"StemeDB\n";
@@ -71,6 +74,22 @@ pub(crate) struct Identity {
     pub(crate) meta_replica: Option<ReplicaId>,
 }
 
+impl Identity {
+    /// Whether nobody else was ever given a replica of what this node holds: it has no cluster
+    /// yet, or founded it with itself as the only member.
+    pub(crate) fn is_alone(&self) -> bool {
+        let proposal = self.proposal.as_deref().map(Proposal::decode);
+        match (self.cluster, proposal) {
+            (None, _) => true,
+            // It was let in by others.
+            (Some(_), None) => false,
+            (Some(_), Some(Ok(proposal))) => proposal.nodes.len() == 1,
+            // It can't be told, so nothing is risked.
+            (Some(_), Some(Err(_))) => true,
+        }
+    }
+}
+
 /// The identity and where it is kept.
 #[derive(Debug)]
 pub(crate) struct IdentityFiles {
@@ -120,6 +139,15 @@ impl IdentityFiles {
         Ok(Self { dirs, identity })
     }
 
+    /// Who the node of two volumes is, if both say the same; nothing is written.
+    pub(crate) fn peek(wal: &Path, db: &Path) -> Result<Option<Identity>, IdentityError> {
+        match (read(wal)?, read(db)?) {
+            (None, None) => Ok(None),
+            // No identity is made: one of the two is there.
+            _ => Self::open(wal, db, NodeId(0)).map(|files| Some(files.identity)),
+        }
+    }
+
     /// Who this node is.
     pub(crate) fn get(&self) -> &Identity {
         &self.identity
@@ -141,8 +169,8 @@ impl IdentityFiles {
     fn write(&self) -> Result<(), IdentityError> {
         let bytes = encode(&self.identity);
         for dir in &self.dirs {
-            replace(dir, &bytes)
-                .map_err(|cause| IdentityError::Io { path: dir.join(FILE), cause })?;
+            let path = dir.join(FILE);
+            replace_file(&path, &bytes).map_err(|cause| IdentityError::Io { path, cause })?;
         }
         Ok(())
     }
@@ -153,16 +181,6 @@ impl IdentityFiles {
 fn newer(one: Identity, two: Identity) -> Identity {
     let progress = |id: &Identity| (id.cluster.is_some(), id.proposal.is_some(), id.incarnation);
     if progress(&two) > progress(&one) { two } else { one }
-}
-
-fn replace(dir: &Path, bytes: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    let temporary = dir.join(format!("{FILE}.new"));
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, dir.join(FILE))?;
-    File::open(dir)?.sync_all()
 }
 
 fn read(dir: &Path) -> Result<Option<Identity>, IdentityError> {

@@ -19,13 +19,16 @@
 //! | `founding` | how a cluster comes to be, exactly once (pure) |
 //! | `entering` | blank → founded or joined |
 //! | `life` | what a member does, from its start to its end |
-//! | `reconcile` | layout → which groups to open (pure) |
+//! | `reconcile` | layout, and what is set aside → which groups to open and close (pure) |
+//! | `quarantine`, `damage` | replicas whose bytes are damaged: judged, set aside, remembered |
 //! | `router` | bucket → shard → leader (pure) |
 //! | `auth` | key → role → allowed? (pure) |
 //! | `admit` | lets a caller in, asking the meta leader if it must |
 //! | `call`, `execute` | a data call at its origin, and where it is led |
 //! | `meta_call` | commands for the cluster |
 //! | `peers`, `wire` | what nodes ask each other, and its bytes |
+//! | `scrub` | reads everything on disk once in a while, and checks it |
+//! | `check` | the directories of a node that does not run: faults, and what can be mended |
 //! | `status`, `monitor` | what a node says of itself |
 //!
 //! Left out until their parts: moving shards, failover by evidence, session
@@ -35,7 +38,9 @@ mod admit;
 mod auth;
 mod bucket;
 mod call;
+pub mod check;
 mod core;
+mod damage;
 mod entering;
 mod error;
 mod execute;
@@ -48,8 +53,11 @@ mod monitor;
 mod node;
 mod options;
 mod peers;
+mod quarantine;
 mod reconcile;
+mod replace_file;
 mod router;
+mod scrub;
 mod status;
 mod wire;
 
@@ -57,7 +65,7 @@ pub use bucket::Bucket;
 pub use error::{Error, Unavailable};
 pub use front::{
     AdminAnswer, AdminCall, Admission, Answered, Call, Caller, ClusterStatus, Credential, Door,
-    Front, Member, MemberState, Need, Op, OpAnswer, Readiness, Startup,
+    Front, Member, MemberState, Need, Op, OpAnswer, Quarantined, Readiness, Startup,
 };
 pub use node::Node;
 pub use options::{Auth, Fatal, Gossip, NodeOptions, StartError};

@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::auth::{hash_of, is_key, make_key};
 use crate::core::{Core, Phase, locked, now_ms};
+use crate::damage::Finding;
 use crate::entering::{enter_a_cluster, heard_at};
 use crate::founding::Proposal;
 use crate::options::{Auth, Fatal};
@@ -60,8 +61,10 @@ async fn live_on(core: &Arc<Core>) -> Result<(), Fatal> {
     if core.identity().get().cluster.is_none() {
         enter_a_cluster(core).await?;
     }
-    open_meta(core).await.map_err(Fatal::Disk)?;
+    let meta = open_meta(core).await?;
     core.turn(Phase::Member);
+    // Without the meta group nobody knows which shards are this node's. It is unready and says why.
+    let Some(meta) = meta else { return Ok(()) };
     let seeding = core.clone();
     core.tasks.spawn(async move {
         tokio::select! {
@@ -71,32 +74,64 @@ async fn live_on(core: &Arc<Core>) -> Result<(), Fatal> {
             }
         }
     });
-    follow_meta(core).await.map_err(Fatal::Disk)
+    tokio::select! {
+        followed = follow_meta(core, &meta) => followed,
+        // Its shards live on by what it knew last.
+        () = is_set_aside(core, GroupId::META) => Ok(()),
+    }
 }
 
-/// Opens this node's replica of the meta group and takes its state on.
-async fn open_meta(core: &Arc<Core>) -> Result<(), String> {
+/// Waits until a replica here is set aside.
+async fn is_set_aside(core: &Core, group: GroupId) {
+    let mut changed = core.quarantine.changed();
+    while !core.quarantine.holds(group) {
+        if changed.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Opens this node's replica of the meta group and takes its state on; nothing if it is set aside.
+async fn open_meta(core: &Arc<Core>) -> Result<Option<Group>, Fatal> {
+    let disk = |cause: String| Fatal::Disk(cause);
     let identity = core.identity().get().clone();
-    let replica = identity.meta_replica.ok_or("this node's identity has no meta replica")?;
+    let replica = identity.meta_replica.ok_or("this node's identity has no meta replica");
+    let replica = replica.map_err(|cause| disk(cause.to_owned()))?;
     let proposal = match &identity.proposal {
         None => None,
-        Some(bytes) => Some(Proposal::decode(bytes).map_err(|cause| cause.to_string())?),
+        Some(bytes) => Some(Proposal::decode(bytes).map_err(|cause| disk(cause.to_string()))?),
     };
     if let Some(proposal) = &proposal {
         know_addresses(core, proposal.nodes.iter());
     }
-    let group = open_group(core, GroupId::META, replica).await?;
+    if core.quarantine.replicas().contains(&(GroupId::META, replica)) {
+        return Ok(None);
+    }
+    let Some(group) = open_group(core, GroupId::META, replica).await? else { return Ok(None) };
     if let Some(proposal) = &proposal {
-        group.found(&proposal.layout.meta).await.map_err(|cause| cause.to_string())?;
+        let founded = group.found(&proposal.layout.meta).await;
+        founded.map_err(|cause| disk(cause.to_string()))?;
     }
     core.adopt(&group);
-    Ok(())
+    Ok(Some(group))
 }
 
-async fn open_group(core: &Arc<Core>, id: GroupId, replica: ReplicaId) -> Result<Group, String> {
-    let options = core.groups_options().map_err(|cause| cause.to_string())?;
-    let opened = core.groups.open(id, replica, &options).await;
-    let group = opened.map_err(|cause| format!("open group {id}: {cause}"))?;
+/// Opens a replica, or sets it aside if its log or its rows are damaged.
+async fn open_group(
+    core: &Arc<Core>,
+    id: GroupId,
+    replica: ReplicaId,
+) -> Result<Option<Group>, Fatal> {
+    let disk = |cause: String| Fatal::Disk(format!("open group {id}: {cause}"));
+    let options = core.groups_options().map_err(|cause| disk(cause.to_string()))?;
+    let group = match core.groups.open(id, replica, &options).await {
+        Ok(group) => group,
+        Err(stemedb_raft::Error::Damaged(damage)) => {
+            core.settle_damage(Finding { group: id, replica, damage }).await?;
+            return Ok(None);
+        }
+        Err(cause) => return Err(disk(cause.to_string())),
+    };
     let position = group.position();
     let at = (position.applied.unwrap_or(0), position.committed.unwrap_or(0));
     locked(&core.opened_at).insert(id, at);
@@ -107,13 +142,13 @@ async fn open_group(core: &Arc<Core>, id: GroupId, replica: ReplicaId) -> Result
             () = catch_up(&watcher, watched) => {}
         }
     });
-    Ok(group)
+    Ok(Some(group))
 }
 
-/// Waits until a replica has once applied all that its leader had committed.
+/// Waits until a replica has once applied all that its leader had committed, or is closed.
 async fn catch_up(core: &Core, group: Group) {
     let mut leadership = group.leadership();
-    loop {
+    while core.groups.get(group.id()).is_some_and(|open| open.replica() == group.replica()) {
         leadership.borrow_and_update();
         let index = core.confirmed_index(&group, Instant::now() + QUESTION_TIMEOUT).await;
         if let Some(index) = index
@@ -188,18 +223,18 @@ fn resolve(address: &str) -> Option<SocketAddr> {
 }
 
 /// Keeps the node in line with the meta state for as long as it lives.
-async fn follow_meta(core: &Arc<Core>) -> Result<(), String> {
-    let group = core.meta_group().map_err(|cause| cause.to_string())?;
+async fn follow_meta(core: &Arc<Core>, group: &Group) -> Result<(), Fatal> {
+    let mut aside = core.quarantine.changed();
     let mut states = group.applied().meta();
     let mut leadership = group.leadership();
     let mut members = core.gossip.as_ref().map(|gossip| gossip.members());
     loop {
         states.borrow_and_update();
         let leads = *leadership.borrow_and_update() == Leadership::Here;
-        let state = core.adopt(&group);
-        open_missing(core, &state).await?;
+        let state = core.adopt(group);
+        keep_in_line(core, &state).await?;
         // A change that finds no quorum must not keep this node from following.
-        if leads && timeout(LEAD_TIMEOUT, lead_meta(core, &group, &state)).await.is_err() {
+        if leads && timeout(LEAD_TIMEOUT, lead_meta(core, group, &state)).await.is_err() {
             tracing::warn!("a change to the meta group takes long; it is looked at again");
         }
         register_if_moved(core, &state).await;
@@ -211,7 +246,10 @@ async fn follow_meta(core: &Arc<Core>) -> Result<(), String> {
         };
         // The interval is for what wakes nobody: a membership change that failed, a lost message.
         tokio::select! {
-            changed = states.changed() => changed.map_err(|_| "the meta group is gone")?,
+            changed = states.changed() => {
+                changed.map_err(|_| Fatal::Disk("the meta group is gone".to_owned()))?;
+            }
+            _ = aside.changed() => {}
             _ = leadership.changed() => {}
             _ = gossip => {}
             () = tokio::time::sleep(STEP_INTERVAL * 4) => {}
@@ -219,13 +257,24 @@ async fn follow_meta(core: &Arc<Core>) -> Result<(), String> {
     }
 }
 
-/// Opens every group that the layout gives this node.
-async fn open_missing(core: &Arc<Core>, state: &MetaState) -> Result<(), String> {
+/// Opens every group that the layout gives this node, but for what is set aside.
+async fn keep_in_line(core: &Arc<Core>, state: &MetaState) -> Result<(), Fatal> {
     let open = core.groups.all().iter().map(|group| (group.id(), group.replica())).collect();
-    for action in reconcile(core.node, &state.layout, &open) {
-        let Action::Open { group: id, replica, members } = action;
-        let group = open_group(core, id, replica).await?;
-        group.found(&members).await.map_err(|cause| cause.to_string())?;
+    let aside = core.quarantine.replicas();
+    for action in reconcile(core.node, &state.layout, &open, &aside) {
+        match action {
+            Action::Open { group: id, replica, members } => {
+                let Some(group) = open_group(core, id, replica).await? else { continue };
+                let founded = group.found(&members).await;
+                founded.map_err(|cause| Fatal::Disk(cause.to_string()))?;
+            }
+            Action::Close { group } => core.close_group(group).await,
+            Action::Lift { group, replica } => {
+                tracing::info!(%group, %replica, "another replica takes the place of a damaged one");
+                core.quarantine.lift(group, replica);
+                core.save_quarantine().await?;
+            }
+        }
     }
     Ok(())
 }

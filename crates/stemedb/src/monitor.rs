@@ -8,6 +8,7 @@ use stemedb_types::GroupId;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::core::{Core, locked};
+use crate::damage::{Finding, show_counters};
 use crate::options::Fatal;
 
 /// Between two looks. A failed disk stops the log's writer at once; this only says so.
@@ -26,6 +27,7 @@ pub(crate) async fn monitor(core: Arc<Core>) {
             () = listen_for_the_meta_quorum(&listening) => {}
         }
     });
+    show_counters();
     let mut still_long = false;
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -46,7 +48,10 @@ fn look_at_the_disk(core: &Core) {
         core.fail(Fatal::Disk(format!("the log's disk failed: {cause}")));
     }
     for group in core.groups.all() {
-        if let Some(cause) = group.stopped()
+        if let Some(damage) = group.damage() {
+            let (group, replica) = (group.id(), group.replica());
+            core.findings.report(Finding { group, replica, damage });
+        } else if let Some(cause) = group.stopped()
             && !core.stop.is_cancelled()
         {
             core.fail(Fatal::Disk(format!("group {} has stopped: {cause}", group.id())));
@@ -88,6 +93,8 @@ fn show_gauges(core: &Core) {
     metrics::gauge!("stemedb_shards", "state" => "leaderless").set(leaderless);
     metrics::gauge!("stemedb_shards", "state" => "under_replicated")
         .set(f64::from(status.shards_under_replicated));
+    metrics::gauge!("stemedb_shards", "state" => "quarantined")
+        .set(status.quarantined.iter().filter(|aside| aside.group != GroupId::META).count() as f64);
     metrics::gauge!("stemedb_shards", "state" => "total").set(layout.shards.len() as f64);
     metrics::gauge!("stemedb_layout_epoch").set(layout.epoch as f64);
     metrics::gauge!("stemedb_raft_apply_lag_entries").set(lag as f64);

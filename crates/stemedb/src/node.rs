@@ -11,7 +11,7 @@ use stemedb_engine::{RocksStore, Store};
 use stemedb_machine::meta::{ApiKey, IfExists, MetaAnswer, MetaCommand, NewKey, Project};
 use stemedb_membership::{self as membership, Membership, Secret, Timing};
 use stemedb_raft::Leadership;
-use stemedb_raft::wal::Wal;
+use stemedb_raft::wal::{OnDamage, Wal};
 use stemedb_rpc::{Limits, Plane, PlaneOptions};
 use stemedb_types::{NodeId, ProjectName};
 use tokio::sync::watch;
@@ -20,16 +20,19 @@ use tokio::time::{Instant, timeout_at};
 use crate::Error;
 use crate::auth::{hash_of, is_key, make_key, may_make};
 use crate::core::{Core, Parts, Phase, now_ms};
+use crate::damage::{Findings, act_on_findings, repair_command};
 use crate::founding::Description;
 use crate::front::{
     AdminAnswer, AdminCall, Admission, Answered, Call, ClusterStatus, Credential, Front, Need,
     Readiness, Startup,
 };
-use crate::identity::IdentityFiles;
+use crate::identity::{Identity, IdentityFiles};
 use crate::life::live;
 use crate::monitor::monitor;
 use crate::options::{Fatal, NodeOptions, StartError};
 use crate::peers::Peers;
+use crate::quarantine::Quarantine;
+use crate::scrub;
 
 /// How long a command for the cluster may take.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,8 +63,18 @@ impl Node {
     /// ports are served; whether it has found its cluster is told by [`Front::readiness`].
     pub async fn start(options: NodeOptions) -> Result<Self, StartError> {
         check(&options)?;
-        let (wal, _) = open_wal(&options)?;
+        let (wal, recovery) = open_wal(&options)?;
+        for damage in &recovery.damage {
+            tracing::error!(
+                file = damage.file,
+                offset = damage.offset,
+                bytes = damage.bytes,
+                reason = damage.reason,
+                "the log is damaged"
+            );
+        }
         let store = open_store(&options)?;
+        let quarantine = Quarantine::open(&options.db_dir).map_err(StartError::Disk)?;
         let fresh = NodeId(rand::rng().random_range(1..=u64::MAX));
         let mut identity = IdentityFiles::open(&options.wal_dir, &options.db_dir, fresh)
             .map_err(|cause| StartError::Identity(cause.to_string()))?;
@@ -102,6 +115,7 @@ impl Node {
             addresses: options.addresses,
             expect: options.expect,
         };
+        let (findings, found) = Findings::channel();
         let core = Arc::new(Core::new(Parts {
             description,
             joins_only,
@@ -112,6 +126,10 @@ impl Node {
             live_log_bytes_max: options.live_log_bytes_max,
             wal,
             store,
+            wal_dir: options.wal_dir,
+            db_dir: options.db_dir,
+            quarantine,
+            findings,
             identity,
             gossip,
         }));
@@ -127,6 +145,8 @@ impl Node {
         core.set_plane(Arc::new(plane.map_err(|cause| StartError::Network(cause.to_string()))?));
         core.tasks.spawn(live(core.clone()));
         core.tasks.spawn(monitor(core.clone()));
+        core.tasks.spawn(act_on_findings(core.clone(), found));
+        scrub::start(&core, options.scrub_period);
         Ok(Self { inner: Arc::new(Inner { core }) })
     }
 
@@ -358,16 +378,34 @@ fn check(options: &NodeOptions) -> Result<(), StartError> {
 }
 
 fn open_wal(options: &NodeOptions) -> Result<(Wal, stemedb_raft::wal::Recovery), StartError> {
+    // Who the node is decides before its layout is known: where nobody else has what is here,
+    // nothing of a damaged log is gone on with. What is wrong with the identity is said later.
+    let identity = IdentityFiles::peek(&options.wal_dir, &options.db_dir).ok().flatten();
+    let alone = identity.as_ref().is_none_or(Identity::is_alone);
     let wal = stemedb_raft::wal::Options {
         segment_bytes: options.segment_bytes,
+        on_damage: if alone { OnDamage::Refuse } else { OnDamage::Quarantine },
         ..stemedb_raft::wal::Options::default()
     };
     Wal::open(&options.wal_dir, wal).map_err(|cause| match cause {
         stemedb_raft::wal::OpenError::InUse => {
             StartError::InUse { dir: options.wal_dir.display().to_string() }
         }
-        cause => StartError::Disk(cause.to_string()),
+        cause => StartError::Disk(log_refused(options, &cause)),
     })
+}
+
+/// One line that names the damaged file and what to do about it.
+fn log_refused(options: &NodeOptions, cause: &stemedb_raft::wal::OpenError) -> String {
+    use stemedb_raft::wal::OpenError;
+    let dir = options.wal_dir.display();
+    match cause {
+        OpenError::Corrupt { .. } | OpenError::Missing { .. } => {
+            let command = repair_command(&options.wal_dir, &options.db_dir);
+            format!("the log in {dir} is damaged: {cause}; nothing was changed: run {command}")
+        }
+        other => format!("the log in {dir}: {other}"),
+    }
 }
 
 fn open_store(options: &NodeOptions) -> Result<Arc<dyn Store>, StartError> {

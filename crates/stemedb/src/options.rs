@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use stemedb_engine::Budget;
 use stemedb_machine::meta::NodeAddresses;
@@ -73,6 +74,8 @@ pub struct NodeOptions {
     /// The store is flushed, and the log cut behind it, once the log holds this many bytes that
     /// only a replay would bring back.
     pub live_log_bytes_max: u64,
+    /// Within this time everything on disk is read once and checked. Zero: never.
+    pub scrub_period: Duration,
 }
 
 impl NodeOptions {
@@ -96,6 +99,7 @@ impl NodeOptions {
             budget: Budget::default(),
             segment_bytes: 64 << 20,
             live_log_bytes_max: 256 << 20,
+            scrub_period: Duration::from_secs(24 * 3600),
         }
     }
 }

@@ -49,9 +49,10 @@ pub(crate) fn route(
     let preferred = layout
         .shards
         .get(usize::from(shard.0))
-        .and_then(|shard| shard.replicas.first())
+        .and_then(|shard| shard.replicas.iter().find(|replica| replica.node != here))
         .map(|replica| replica.node);
-    hint.or(preferred).filter(|node| *node != here).map_or(Route::Nowhere, Route::To)
+    let hint = hint.filter(|node| *node != here);
+    hint.or(preferred).map_or(Route::Nowhere, Route::To)
 }
 
 #[cfg(test)]
@@ -102,6 +103,13 @@ mod tests {
         assert_eq!(to(Some(Leadership::Unknown), Some(third)), Route::To(third));
         assert_eq!(to(None, None), Route::To(other));
         assert_eq!(to(None, Some(third)), Route::To(third));
-        assert_eq!(to(None, Some(me)), Route::Nowhere);
+        // Its own replica here is set aside: whoever said that it leads, it does not any more.
+        assert_eq!(to(None, Some(me)), Route::To(other));
+        let own = Replica { node: me, id: ReplicaId(8) };
+        let both = ShardLayout { replicas: vec![own, replica] };
+        let both = Layout { shards: vec![both], ..Layout::default() };
+        assert_eq!(route(me, ShardId(0), None, None, &both), Route::To(other));
+        let alone = Layout { shards: vec![ShardLayout { replicas: vec![own] }], ..both };
+        assert_eq!(route(me, ShardId(0), None, None, &alone), Route::Nowhere);
     }
 }

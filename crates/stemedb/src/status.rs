@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use stemedb_machine::meta::MetaState;
 use stemedb_membership::MemberState as Heard;
 use stemedb_raft::Leadership;
-use stemedb_types::{GroupId, NodeId, ShardId};
+use stemedb_types::{GroupId, NodeId, Replica, ReplicaId, ShardId};
 
 use crate::core::{Core, Phase, locked};
-use crate::front::{ClusterStatus, Member, MemberState, Readiness, Startup};
+use crate::damage::{group_name, part_name};
+use crate::front::{ClusterStatus, Member, MemberState, Quarantined, Readiness, Startup};
+use crate::quarantine::Entry;
 use crate::router::Route;
 
 impl Core {
@@ -37,8 +39,11 @@ impl Core {
         };
         let wanted = usize::from(state.founding.map_or(1, |f| f.replication_factor));
         let wanted = wanted.min(odd(members.len()));
+        let aside = self.quarantine.replicas();
+        let aside = |id: ReplicaId| aside.iter().any(|(_, replica)| *replica == id);
+        let serves = |replica: &&Replica| alive(replica.node) && !aside(replica.id);
         let short = |shard: &&stemedb_types::ShardLayout| {
-            shard.replicas.iter().filter(|replica| alive(replica.node)).count() < wanted
+            shard.replicas.iter().filter(serves).count() < wanted
         };
         let shards_under_replicated = state.layout.shards.iter().filter(short).count() as u32;
         ClusterStatus {
@@ -49,7 +54,20 @@ impl Core {
             members,
             shards_leaderless,
             shards_under_replicated,
+            quarantined: self.quarantined(),
         }
+    }
+
+    fn quarantined(&self) -> Vec<Quarantined> {
+        let entries = self.quarantine.entries().into_iter();
+        let shown = |(group, Entry { replica, damage, since_ms })| Quarantined {
+            group,
+            replica,
+            part: part_name(damage.part),
+            cause: damage.cause,
+            since_ms,
+        };
+        entries.map(shown).collect()
     }
 
     fn leader_of(&self, shard: ShardId) -> Option<NodeId> {
@@ -78,7 +96,8 @@ impl Core {
     }
 
     /// Ready: joined, disks writable, not draining, and each replica here has once caught up. A
-    /// quorum lost later does not take it back.
+    /// quorum lost later does not take it back. A shard that is set aside here is named, and served
+    /// by others; without the meta group this node lets nobody in, so it is not ready.
     pub(crate) fn readiness(&self) -> Readiness {
         let mut reasons = Vec::new();
         match &*self.phase.borrow() {
@@ -89,11 +108,16 @@ impl Core {
         if let Some(cause) = &*self.fatal.borrow() {
             reasons.push(cause.to_string());
         }
-        Readiness { ready: reasons.is_empty(), reasons }
+        let ready = reasons.is_empty() && !self.quarantine.holds(GroupId::META);
+        reasons.extend(self.quarantined().iter().map(named));
+        Readiness { ready, reasons }
     }
 
     fn behind(&self) -> Vec<String> {
         let state = self.meta.load();
+        if self.quarantine.holds(GroupId::META) {
+            return Vec::new();
+        }
         if state.founding.is_none() {
             return vec!["the cluster's first entry is not applied yet".to_owned()];
         }
@@ -101,10 +125,7 @@ impl Core {
         self.groups_here(&state)
             .filter(|group| !caught_up.contains(group))
             .map(|group| {
-                let name = match group.shard() {
-                    None => "the meta group".to_owned(),
-                    Some(shard) => format!("shard {shard}"),
-                };
+                let name = group_name(group);
                 match self.leadership(group) {
                     Some(Leadership::Unknown) => format!("no-quorum: {name} has no leader"),
                     _ => format!("{name} has not caught up with its leader yet"),
@@ -113,12 +134,13 @@ impl Core {
             .collect()
     }
 
-    /// The groups of which the layout gives this node a replica.
+    /// The groups of which the layout gives this node a replica, but for what is set aside.
     fn groups_here<'s>(&self, state: &'s MetaState) -> impl Iterator<Item = GroupId> + use<'s> {
-        let node = self.node;
+        let (node, aside) = (self.node, self.quarantine.replicas());
         state.layout.groups().filter(move |group| {
             let replicas = state.layout.replicas(*group).unwrap_or_default();
-            replicas.iter().any(|replica| replica.node == node)
+            let runs = |own: &Replica| own.node == node && !aside.contains(&(*group, own.id));
+            replicas.iter().any(runs)
         })
     }
 
@@ -137,10 +159,20 @@ impl Core {
         let cluster = self.identity().get().cluster;
         let open = |group: GroupId| self.groups.get(group).is_some();
         let started = cluster.is_none()
+            || self.quarantine.holds(GroupId::META)
             || (open(GroupId::META) && self.groups_here(&self.meta.load()).all(open));
         let done = started && replayed_entries == total_entries;
         Startup { done, replayed_entries, total_entries }
     }
+}
+
+/// A replica that is set aside, in one line.
+fn named(aside: &Quarantined) -> String {
+    let Quarantined { group, replica, part, cause, .. } = aside;
+    format!(
+        "quarantined: {} (replica {replica}), its {part} is damaged: {cause}",
+        group_name(*group)
+    )
 }
 
 /// The largest odd number not above this.

@@ -16,13 +16,16 @@ async fn the_status_is_short_for_everyone_and_names_members_to_those_who_may_ins
     let bench = Bench::new();
     let counts = "\"cluster_id\":\"00000000000000000000000000000abc\",\"epoch\":5,\
         \"members\":{\"alive\":1,\"total\":1}";
-    let shards = "\"shards\":{\"leaderless\":0,\"moving\":0,\"total\":1,\"under_replicated\":1}";
+    let shards = "\"shards\":{\"leaderless\":0,\"moving\":0,\"quarantined\":1,\
+        \"total\":1,\"under_replicated\":1}";
     let short = ok(&format!("{{{counts},{shards}}}"));
     assert_eq!(bench.ask("GET /v1/cluster/status", NOBODY).await, short);
     assert_eq!(bench.ask("GET /v1/cluster/status", &[]).await, short, "a writer");
     let node = "\"nodes\":[{\"id\":\"0000000000000001\",\"leaders\":1,\"name\":\"n1\",\
         \"state\":\"alive\"}]";
-    let full = ok(&format!("{{{counts},{node},{shards}}}"));
+    let aside = "\"quarantined\":[{\"cause\":\"1.wal at 7\",\"part\":\"log\",\"replica\":2,\
+        \"shard\":0,\"since\":\"1970-01-01T00:00:01Z\"}]";
+    let full = ok(&format!("{{{counts},{node},{aside},{shards}}}"));
     assert_eq!(bench.ask("GET /v1/cluster/status", ROOT).await, full);
     let stale = bench.ask("GET /v1/cluster/status", &[("x-api-key", "gone")]).await;
     assert!(stale.starts_with("401\n"), "{stale}");

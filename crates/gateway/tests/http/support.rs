@@ -13,11 +13,12 @@ use stemedb::meta::{ApiKey, KeyHash, Node, NodeAddresses, Project, Role};
 use stemedb::shard::{Answer, AssertStatus, Head, Read, ReadAnswer, Version, Write};
 use stemedb::{
     AdminAnswer, AdminCall, Admission, Answered, Call, Caller, ClusterStatus, Credential, Door,
-    Error, Front, Member, MemberState, Need, Op, OpAnswer, Readiness, Startup,
+    Error, Front, Member, MemberState, Need, Op, OpAnswer, Quarantined, Readiness, Startup,
 };
 use stemedb_gateway::{Gateway, Options};
 use stemedb_types::{
-    ClusterId, Layout, NodeId, ProjectId, ProjectName, Replica, ReplicaId, Revision, ShardLayout,
+    ClusterId, GroupId, Layout, NodeId, ProjectId, ProjectName, Replica, ReplicaId, Revision,
+    ShardLayout,
 };
 
 /// A front that answers from a script and remembers what it was asked. Without a line of script
@@ -122,6 +123,13 @@ impl Front for Script {
             members: vec![Member { node, state: MemberState::Alive, leaders: 1 }],
             shards_leaderless: 0,
             shards_under_replicated: 1,
+            quarantined: vec![Quarantined {
+                group: GroupId(1),
+                replica: ReplicaId(2),
+                part: "log",
+                cause: "1.wal at 7".into(),
+                since_ms: 1000,
+            }],
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use stemedb_api::cluster::{Layout, MemberList, Replica, Status};
+use stemedb_api::cluster::{Layout, MemberList, Quarantined, Replica, Status};
 
 use crate::cli::ClusterCommand;
 use crate::endpoint::Who;
@@ -51,6 +51,16 @@ pub(crate) fn status_line(status: &Status) -> String {
     )
 }
 
+/// Replicas that the node asked has set aside, one a line.
+fn quarantined_table(aside: &[Quarantined]) -> String {
+    let rows = aside.iter().map(|aside| {
+        let shard = aside.shard.map_or("meta".to_owned(), |shard| shard.to_string());
+        let replica = aside.replica.to_string();
+        [shard, replica, aside.part.clone(), aside.since.clone(), aside.cause.clone()]
+    });
+    output::table(["QUARANTINED SHARD", "REPLICA", "DAMAGED", "SINCE", "CAUSE"], rows)
+}
+
 /// The cluster in one line, then each member that the key may see.
 fn status_table(status: &Status) -> String {
     let mut text = status_line(status);
@@ -61,6 +71,10 @@ fn status_table(status: &Status) -> String {
         });
         text.push_str("\n\n");
         text.push_str(&output::table(["ID", "NAME", "STATE", "LEADERS"], rows));
+    }
+    if let Some(aside) = status.quarantined.as_deref().filter(|aside| !aside.is_empty()) {
+        text.push_str("\n\n");
+        text.push_str(&quarantined_table(aside));
     }
     text
 }

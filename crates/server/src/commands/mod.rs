@@ -1,5 +1,6 @@
 //! The commands that ask or look, one file each.
 
+pub(crate) mod check;
 pub(crate) mod claims;
 pub(crate) mod cluster;
 pub(crate) mod config;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use stemedb::{Budget, JoinTarget};
 use stemedb_types::limits::CLUSTER_SECRET_BYTES_MIN;
@@ -55,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) budget: Budget,
     /// Log beyond which the store is flushed, bytes.
     pub(crate) live_log_bytes_max: u64,
+    /// Zero: never.
+    pub(crate) scrub_period: Duration,
     pub(crate) log: String,
 }
 
@@ -117,6 +120,7 @@ pub(crate) fn check(effective: &Effective, machine: &impl Machine) -> Result<Set
         insecure: from.switch("insecure")?,
         budget: from.budget()?,
         live_log_bytes_max: from.bytes("live-log-bytes-max")?,
+        scrub_period: from.period("scrub-period")?,
         log: from.text("log")?.unwrap_or_default(),
     };
     from.switch("unsafe-skip-signatures").and_then(|skip| rules(&settings, skip))?;
@@ -229,6 +233,14 @@ impl<M: Machine> Reader<'_, M> {
         })
     }
 
+    fn period(&self, flag: &str) -> Result<Duration, Refused> {
+        let Some((row, text)) = self.given(flag) else { return Ok(Duration::ZERO) };
+        match period(text) {
+            Some(period) => Ok(period),
+            None => Self::refuse(row, format!("{text:?} is not a time like 90s, 15m, 24h or 7d")),
+        }
+    }
+
     fn switch(&self, flag: &str) -> Result<bool, Refused> {
         match self.given(flag) {
             None | Some((_, "false" | "0")) => Ok(false),
@@ -323,8 +335,26 @@ impl<M: Machine> Reader<'_, M> {
     }
 }
 
-/// One thread on two cores or fewer, where work stealing costs more than it gives (measured:
-/// `docs/adr/0005-one-thread.md`); half of the cores where there are more.
+/// Longest period that can be set.
+const PERIOD_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Reads a time like `90`, `90s`, `15m`, `24h` or `7d`.
+fn period(text: &str) -> Option<Duration> {
+    let (number, unit_s) = match text.strip_suffix(['s', 'm', 'h', 'd']) {
+        None => (text, 1),
+        Some(number) if text.ends_with('s') => (number, 1),
+        Some(number) if text.ends_with('m') => (number, 60),
+        Some(number) if text.ends_with('h') => (number, 3600),
+        Some(number) => (number, 24 * 3600),
+    };
+    // `parse` would take a sign.
+    if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let period = Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(unit_s)?);
+    (period <= PERIOD_MAX).then_some(period)
+}
+
 /// A number of bytes, with its unit or without.
 fn bytes(text: &str) -> Option<u64> {
     let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
@@ -333,6 +363,8 @@ fn bytes(text: &str) -> Option<u64> {
     number.trim_end().parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
+/// One thread on two cores or fewer, where work stealing costs more than it gives (measured:
+/// `docs/adr/0005-one-thread.md`); half of the cores where there are more.
 fn worker_threads_default() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     (cores / 2).max(1)

@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Number(u32, u32),
     /// A number of bytes in a range: plain, or with `KiB`, `MiB` or `GiB` behind it.
     Bytes(u64, u64),
+    /// A whole number of seconds, or with `s`, `m`, `h` or `d` behind it; `0` is never.
+    Period,
     /// `true`, `false`, `1`, `0`.
     Switch,
     /// Never a flag, never shown.
@@ -158,6 +160,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Log that a restart would have to replay: beyond it the store is flushed and the log cut",
     ),
     setting(
+        "scrub-period",
+        Kind::Period,
+        Some("24h"),
+        "Within this time everything on disk is read once and checked; 0: never",
+    ),
+    setting(
         "log",
         Kind::Text,
         Some("info"),
@@ -236,6 +244,7 @@ fn flag(setting: &'static Setting) -> Arg {
         Kind::Peers => flag.value_name("HOST[:PORT],…"),
         Kind::Number(..) => flag.value_name("N"),
         Kind::Bytes(..) => flag.value_name("BYTES"),
+        Kind::Period => flag.value_name("TIME"),
         Kind::Text | Kind::Secret => flag.value_name("TEXT"),
     }
 }

@@ -267,6 +267,7 @@ fn config_show_masks_secrets_and_names_sources() {
             "compaction-bytes-per-second = 128MiB (default)",
             "snapshot-bytes-per-second = 64MiB (default)",
             "live-log-bytes-max = 256MiB (default)",
+            "scrub-period = 24h (default)",
             "log = warn (env STEMEDB_LOG)",
         ]
     );
