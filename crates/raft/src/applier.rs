@@ -7,15 +7,18 @@
 //! nothing but the memtable, and the log brings that back.
 //!
 //! An entry that can't be applied (bytes that are no command, a store that
-//! does not read) stops the group: going on would let replicas differ.
+//! does not read) stops the group: going on would let replicas differ. Only a
+//! store that has met the end of its volume is waited for: the group goes on voting and beating
+//! meanwhile, and what it has committed is in the log.
 
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use openraft::entry::RaftEntry;
-use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
-use stemedb_engine::{Batch, Group as EngineGroup, copy};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use stemedb_engine::{Batch, Group as EngineGroup, Health, copy};
 use stemedb_machine::meta::{MetaCommand, MetaState};
 use stemedb_machine::shard::{Command, Overlay};
 use stemedb_machine::{meta, shard};
@@ -31,6 +34,8 @@ use crate::types::{Config, Entry, LogId, Payload, Snapshot, SnapshotMeta, Stored
 
 /// Most entries applied in one run: bounds a batch.
 const RUN_ENTRIES_MAX: usize = 1024;
+/// Between two tries of a run that found the store full: it tells nobody when it has room again.
+pub(crate) const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What a group has applied, for those who read it. Cheap to clone.
 #[derive(Clone)]
@@ -82,8 +87,6 @@ pub(crate) struct Applier {
     damages: Damages,
 }
 
-type Answers = Vec<(Option<ApplyResponder<Config>>, Outcome)>;
-
 impl Applier {
     /// Opens the state machine at its applied mark.
     pub(crate) fn open(applied: Applied, damages: Damages) -> io::Result<Self> {
@@ -100,19 +103,30 @@ impl Applier {
         Self { views, ..self }
     }
 
-    fn apply_run(&mut self, run: Vec<Result<EntryResponder<Config>, io::Error>>) -> io::Result<()> {
-        let run = run.into_iter().collect::<io::Result<Vec<_>>>()?;
+    /// Which group's.
+    pub(crate) fn group(&self) -> GroupId {
+        self.applied.store().id()
+    }
+
+    /// The index of the last entry that is applied.
+    pub(crate) fn last_index(&self) -> Option<u64> {
+        self.last.as_ref().map(|last| last.index())
+    }
+
+    /// Applies entries, which follow the last ones, as one batch. On an error nothing of it is
+    /// written, and it may be tried again.
+    pub(crate) fn apply_run(&mut self, run: &[Entry]) -> io::Result<Vec<Outcome>> {
         let store = self.applied.store();
         let mut batch = store.batch();
         let mut meta = None;
-        let mut answers = Answers::with_capacity(run.len());
+        let mut outcomes = Vec::with_capacity(run.len());
         let mut last = self.last;
         let mut membership = None;
         {
             let view = store.run();
             let mut overlay = Overlay::new(&view);
-            for (entry, responder) in run {
-                follows(last, &entry)?;
+            for entry in run {
+                follows(last, entry)?;
                 last = Some(entry.log_id());
                 let outcome = match &entry.payload {
                     Payload::Blank => Outcome::Nothing,
@@ -133,18 +147,39 @@ impl Applier {
                         Outcome::Shard(done.answer)
                     }
                 };
-                answers.push((responder, outcome));
+                outcomes.push(outcome);
             }
         }
-        if let Some(membership) = membership {
-            self.membership = membership;
-        }
-        store.commit(batch, encode_applied(&last, &self.membership))?;
+        let membership = membership.unwrap_or_else(|| self.membership.clone());
+        store.commit(batch, encode_applied(&last, &membership))?;
+        self.membership = membership;
         self.last = last;
         if let Some(state) = meta {
             self.applied.meta.send_replace(Arc::new(state));
         }
-        for (responder, outcome) in answers {
+        Ok(outcomes)
+    }
+
+    /// Whether what failed may be tried again: the store met the end of its volume. It goes on by
+    /// itself once there is room.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self.applied.store().store().health(), Health::Full(_))
+    }
+
+    /// Applies a run and answers whoever waits for it; waits if the store is full.
+    async fn apply_and_answer(&mut self, run: Vec<EntryResponder<Config>>) -> io::Result<()> {
+        let (entries, responders): (Vec<_>, Vec<_>) = run.into_iter().unzip();
+        let outcomes = loop {
+            match self.apply_run(&entries) {
+                Ok(outcomes) => break outcomes,
+                Err(error) if self.is_full() => {
+                    tracing::warn!(%error, group = %self.group(), "the store is full; what is committed waits");
+                    tokio::time::sleep(FULL_RETRY_INTERVAL).await;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        for (responder, outcome) in responders.into_iter().zip(outcomes) {
             if let Some(responder) = responder {
                 responder.send(outcome);
             }
@@ -194,7 +229,10 @@ impl RaftStateMachine<Config> for Applier {
     {
         let mut runs = entries.ready_chunks(RUN_ENTRIES_MAX);
         while let Some(run) = runs.next().await {
-            self.apply_run(run).inspect_err(|error| self.damages.note(error))?;
+            let run = run.into_iter().collect::<io::Result<Vec<_>>>();
+            let run = run.inspect_err(|error| self.damages.note(error))?;
+            let applied = self.apply_and_answer(run).await;
+            applied.inspect_err(|error| self.damages.note(error))?;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! [`Standing`] is the other half: what a replica's own marks say its log must hold. A log that
 //! ends before them lost what had been synced, and what this replica promised with it.
 
+use std::fmt::Display;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
@@ -55,6 +56,20 @@ impl Damages {
         if let Some(damage) = in_io(error) {
             let _ = self.0.set(damage);
         }
+    }
+
+    /// What has failed, as a group's error: the damage behind it, if there is one.
+    pub(crate) fn or_stopped(&self, cause: &dyn Display) -> Error {
+        match self.first() {
+            Some(damage) => Error::Damaged(damage),
+            None => Error::Stopped(cause.to_string()),
+        }
+    }
+
+    /// [`Damages::note`], then [`Damages::or_stopped`].
+    pub(crate) fn told(&self, error: &io::Error) -> Error {
+        self.note(error);
+        self.or_stopped(error)
     }
 }
 

@@ -13,19 +13,22 @@ use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::rt::WatchReceiver;
 use openraft::{ChangeMembers, Instant as _, ServerState, SnapshotPolicy};
 use stemedb_engine::Group as EngineGroup;
-use stemedb_rpc::Plane;
 use stemedb_types::{GroupId, NodeId, Replica, ReplicaId};
-use stemedb_wal::{StreamId, Wal};
-use tokio::sync::{mpsc, oneshot, watch};
+use stemedb_wal::StreamId;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
 
 use crate::applier::{Applied, Applier};
 use crate::damage::{Damage, Damages, check_standing, refused};
+use crate::groups::GroupsOptions;
 use crate::log_store::LogStore;
 use crate::network::Network;
 use crate::queue::{
     Done, PROPOSALS_MAX, Propose, READS_MAX, ReadDone, closed, confirm_reads, propose_runs,
 };
+use crate::replay::{missing, replay};
 use crate::sending::{Sending, Transfers, Views};
+use crate::space::Space;
 use crate::taking::Staged;
 use crate::types::{Holder, LogId, Raft};
 use crate::{Error, Written};
@@ -118,6 +121,7 @@ pub struct Group {
     replica: ReplicaId,
     pub(crate) raft: Raft,
     pub(crate) applied: Applied,
+    pub(crate) space: Space,
     proposals: mpsc::Sender<Propose>,
     reads: mpsc::Sender<ReadDone>,
     leadership: watch::Receiver<Leadership>,
@@ -138,50 +142,44 @@ impl Group {
     ///
     /// A replica that was never part of anything waits: for [`Group::found`], or for a leader
     /// that adds it.
+    ///
+    /// What the log has beyond the store is applied first, on threads of its own, when `turns` has
+    /// a place for it.
     pub(crate) async fn open(
-        store: EngineGroup,
+        id: GroupId,
         replica: ReplicaId,
-        wal: Wal,
-        plane: Arc<Plane>,
-        options: GroupOptions,
+        options: &GroupsOptions,
+        turns: &Semaphore,
         transfers: Transfers,
     ) -> Result<Self, Error> {
-        let stopped = |cause: String| Error::Stopped(cause);
-        let id = store.id();
-        check_standing(&store, replica, &wal)?;
         let damages = Damages::default();
-        let applied = Applied::open(store).map_err(|error| refused(&error))?;
-        let applier = Applier::open(applied.clone(), damages.clone())
-            .map_err(|cause| stopped(cause.to_string()))?;
-        let (log, stream) = (wal.clone(), StreamId(replica.0));
+        let (wal, stream) = (options.wal.clone(), StreamId(replica.0));
+        let log = LogStore::new(wal.clone(), replica, options.space.clone(), damages.clone());
+        let (log, applied, applier) = open_disks(id, replica, log, options, turns, &damages).await?;
         let views = Arc::new(Views::new(Box::new(move || {
-            log.bounds(stream).purged.map(|(index, _)| index)
+            wal.bounds(stream).purged.map(|(index, _)| index)
         })));
         let applier = applier.with_views(views.clone());
-        let sending = Sending::new(views.clone(), transfers, &options);
-        let network = Network { plane, group: id, me: replica, sending };
-        let log = LogStore::new(wal, replica, damages.clone());
-        let config = options.to_config(id)?;
-        let raft =
-            Raft::new(replica.0, config, network, log, applier).await.map_err(
-                |fatal| match damages.first() {
-                    Some(damage) => Error::Damaged(damage),
-                    None => stopped(fatal.to_string()),
-                },
-            )?;
+        let sending = Sending::new(views.clone(), transfers, &options.group);
+        let network = Network { plane: options.plane.clone(), group: id, me: replica, sending };
+        let config = options.group.to_config(id)?;
+        let raft = Raft::new(replica.0, config, network, log, applier).await;
+        let raft = raft.map_err(|fatal| damages.or_stopped(&fatal))?;
         let (proposals, proposed) = mpsc::channel(PROPOSALS_MAX);
         let (reads, waiting) = mpsc::channel(READS_MAX);
         let (seen, leadership) = watch::channel(Leadership::Unknown);
         let closing = Arc::new(AtomicBool::new(false));
-        tokio::spawn(propose_runs(raft.clone(), proposed, closing.clone()));
+        let space = options.space.clone();
+        tokio::spawn(propose_runs(raft.clone(), proposed, closing.clone(), space.clone()));
         tokio::spawn(confirm_reads(raft.clone(), waiting));
         tokio::spawn(watch_leadership(raft.server_metrics(), seen));
-        let kept_entries = options.kept_entries;
+        let kept_entries = options.group.kept_entries;
         Ok(Self {
             id,
             replica,
             raft,
             applied,
+            space,
             proposals,
             reads,
             leadership,
@@ -375,6 +373,43 @@ impl Group {
         self.staged.close().await;
         self.views.close().await;
     }
+}
+
+/// Opens the group's part of the store and applies what the log has beyond it. Blocks other threads
+/// than the one that runs the node.
+async fn open_disks(
+    id: GroupId,
+    replica: ReplicaId,
+    log: LogStore,
+    options: &GroupsOptions,
+    turns: &Semaphore,
+    damages: &Damages,
+) -> Result<(LogStore, Applied, Applier), Error> {
+    let stopped = |cause: &dyn std::fmt::Display| damages.or_stopped(cause);
+    let (store, wal, progress) =
+        (options.store.clone(), options.wal.clone(), options.replay.clone());
+    let noted = damages.clone();
+    let opening = spawn_blocking(move || {
+        let store = EngineGroup::open(store, id).map_err(|error| refused(&error))?;
+        check_standing(&store, replica, &wal)?;
+        let applied = Applied::open(store).map_err(|error| refused(&error))?;
+        let applier = Applier::open(applied.clone(), noted.clone());
+        let applier = applier.map_err(|error| noted.told(&error))?;
+        let entries = missing(&log, &applier).map_err(|error| noted.told(&error))?;
+        progress.begin(id, entries.end - entries.start);
+        Ok((log, applied, applier, entries))
+    });
+    let opened = opening.await.map_err(|cause| stopped(&cause))?;
+    let (log, applied, mut applier, entries) = opened?;
+    let _turn = turns.acquire().await.map_err(|cause| stopped(&cause))?;
+    let (progress, noted) = (options.replay.clone(), damages.clone());
+    let replaying = spawn_blocking(move || {
+        let replayed = replay(&log, &mut applier, entries, &progress);
+        replayed.map_err(|error| noted.told(&error))?;
+        Ok((log, applier))
+    });
+    let (log, applier) = replaying.await.map_err(|cause| stopped(&cause))??;
+    Ok((log, applied, applier))
 }
 
 /// Up to where a log is cut, from where its announced part ends and what each follower has. `kept`

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use stemedb_engine::{Group as EngineGroup, Store};
+use stemedb_engine::Store;
 use stemedb_rpc::{Envelope, Plane, Refusal, Reply, SnapshotChunks};
 use stemedb_types::{GroupId, ReplicaId};
 use stemedb_wal::Wal;
+use tokio::sync::Semaphore;
 
 use crate::Error;
 use crate::damage::refused;
 use crate::group::{Group, GroupOptions};
 use crate::inbound::{kinds, not_here};
+use crate::replay::Replay;
 use crate::sending::Transfers;
+use crate::space::Space;
 
 /// What the replicas of a node share.
 #[derive(Clone)]
@@ -26,13 +29,27 @@ pub struct GroupsOptions {
     pub plane: Arc<Plane>,
     /// Timers and thresholds.
     pub group: GroupOptions,
+    /// Where the replay of the log shows how far it is.
+    pub replay: Replay,
+    /// What the disks can still take.
+    pub space: Space,
 }
 
 /// The replicas of a node. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Groups {
     open: Arc<RwLock<BTreeMap<GroupId, Group>>>,
     transfers: Transfers,
+    /// Replays that may run at a time: one for each core.
+    turns: Arc<Semaphore>,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let turns = Arc::new(Semaphore::new(cores));
+        Self { open: Arc::default(), transfers: Transfers::default(), turns }
+    }
 }
 
 impl Groups {
@@ -41,19 +58,16 @@ impl Groups {
         Self::default()
     }
 
-    /// Opens a replica of a group and lets it run.
+    /// Opens a replica of a group and lets it run. What its log has beyond its store is applied
+    /// first; several groups opened at once do that side by side.
     pub async fn open(
         &self,
         group: GroupId,
         replica: ReplicaId,
         options: &GroupsOptions,
     ) -> Result<Group, Error> {
-        let store =
-            EngineGroup::open(options.store.clone(), group).map_err(|error| refused(&error))?;
-        let wal = options.wal.clone();
-        let plane = options.plane.clone();
         let transfers = self.transfers.clone();
-        let opened = Group::open(store, replica, wal, plane, options.group, transfers).await?;
+        let opened = Group::open(group, replica, options, &self.turns, transfers).await?;
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         open.insert(group, opened.clone());
         Ok(opened)

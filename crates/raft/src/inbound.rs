@@ -41,6 +41,9 @@ pub(crate) const REFUSED_PAYLOAD: u8 = 2;
 /// The group has stopped.
 pub(crate) const REFUSED_STOPPED: u8 = 3;
 
+/// This node's disks have no room. As if the message had been lost: the leader sends it again.
+pub(crate) const REFUSED_FULL: u8 = 4;
+
 pub(crate) fn not_here(message: &Envelope) -> Refusal {
     let Envelope { group, to, .. } = message;
     Refusal::new(REFUSED_REPLICA, format!("replica {to} of group {group} is not here"))
@@ -48,6 +51,10 @@ pub(crate) fn not_here(message: &Envelope) -> Refusal {
 
 pub(crate) fn broken(cause: impl ToString) -> Refusal {
     Refusal::new(REFUSED_PAYLOAD, cause.to_string())
+}
+
+pub(crate) fn full() -> Refusal {
+    Refusal::new(REFUSED_FULL, "this node's disks are full")
 }
 
 pub(crate) fn stopped(cause: impl ToString) -> Refusal {
@@ -71,6 +78,9 @@ impl Group {
         match message.kind {
             kinds::APPEND => {
                 let request = decode_append(payload).map_err(broken)?;
+                if !request.entries.is_empty() && !self.space.takes_entries() {
+                    return Err(full());
+                }
                 let answer = self.raft.append_entries(request).await.map_err(stopped)?;
                 Ok(encode_append_response(&answer))
             }

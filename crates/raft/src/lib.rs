@@ -16,6 +16,8 @@
 //! | `types` | the type configuration: what openraft is told our types are |
 //! | `codec` | our bytes of openraft's words: on disk and between peers |
 //! | `log_store` | a group's log is a stream of the node's WAL |
+//! | `replay` | what the log has beyond the store, applied before openraft starts |
+//! | `space` | whether the disks take more |
 //! | `applier` | entries → machine → one batch with the applied mark in it |
 //! | `snapshot` | what a snapshot is here: nothing, until it is sent |
 //! | `sending` | a snapshot to a follower: offered, sent, resumed |
@@ -53,8 +55,10 @@ mod inbound;
 mod log_store;
 mod network;
 mod queue;
+mod replay;
 mod sending;
 mod snapshot;
+mod space;
 mod taking;
 mod types;
 
@@ -67,6 +71,8 @@ pub use group::{Group, GroupOptions, Leadership, Position, ReadView};
 pub use groups::{Groups, GroupsOptions};
 pub use inbound::{Kind, kinds};
 pub use queue::{Done, Propose, ReadDone};
+pub use replay::Replay;
+pub use space::{Level, Space};
 /// The node's log, which the façade opens and the groups share.
 pub use stemedb_wal as wal;
 

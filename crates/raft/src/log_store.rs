@@ -12,9 +12,8 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::entry::RaftEntry;
@@ -29,6 +28,7 @@ use crate::codec::{
     encode_vote,
 };
 use crate::damage::Damages;
+use crate::space::Space;
 use crate::types::{Config, Entry, LogId, Vote, log_id};
 
 const MARK_VOTE: u8 = 1;
@@ -45,12 +45,13 @@ pub(crate) struct LogStore {
     wal: Wal,
     stream: StreamId,
     damages: Damages,
+    space: Space,
 }
 
 impl LogStore {
     /// The log of this replica, as the WAL holds it.
-    pub(crate) fn new(wal: Wal, replica: ReplicaId, damages: Damages) -> Self {
-        Self { wal, stream: StreamId(replica.0), damages }
+    pub(crate) fn new(wal: Wal, replica: ReplicaId, space: Space, damages: Damages) -> Self {
+        Self { wal, stream: StreamId(replica.0), space, damages }
     }
 
     /// An error on its way to openraft, which knows no kinds of them.
@@ -60,14 +61,29 @@ impl LogStore {
         error
     }
 
+    /// The last entry this replica knew to be committed.
+    pub(crate) fn committed(&self) -> io::Result<Option<LogId>> {
+        self.mark(MARK_COMMITTED).map(|bytes| decode_log_id(&bytes).map_err(corrupt)).transpose()
+    }
+
+    /// The indexes of the entries that are there.
+    pub(crate) fn held(&self) -> Range<u64> {
+        let bounds = self.wal.bounds(self.stream);
+        match (bounds.first, bounds.last) {
+            (Some(first), Some(last)) => first..last.saturating_add(1),
+            _ => 0..0,
+        }
+    }
+
     fn mark(&self, tag: u8) -> Option<Bytes> {
         self.wal.mark_value(self.stream, tag)
     }
 
-    fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let bounds = self.wal.bounds(self.stream);
-        let (Some(first), Some(last)) = (bounds.first, bounds.last) else { return Ok(Vec::new()) };
-        let range = start.max(first)..end.min(last.saturating_add(1));
+    /// The entries that are there from `start` on, up to `end` and about `bytes_max`; at least one
+    /// if there is one.
+    pub(crate) fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let held = self.held();
+        let range = start.max(held.start)..end.min(held.end);
         if range.is_empty() {
             return Ok(Vec::new());
         }
@@ -82,9 +98,6 @@ impl LogStore {
 fn corrupt(cause: DecodeError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, cause)
 }
-
-/// Between two tries on a full disk: nothing tells when there is space again.
-const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 type Finished = Result<(), stemedb_wal::Error>;
 
@@ -114,7 +127,7 @@ impl LogStore {
                     }));
                     let _ = room.await;
                 }
-                Err(stemedb_wal::Error::Full) => tokio::time::sleep(FULL_RETRY_INTERVAL).await,
+                Err(stemedb_wal::Error::Full) => self.space.wait().await,
                 result => return result.map_err(|error| self.told(error)),
             }
         }
@@ -222,7 +235,7 @@ impl RaftLogStorage<Config> for LogStore {
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        self.mark(MARK_COMMITTED).map(|bytes| decode_log_id(&bytes).map_err(corrupt)).transpose()
+        self.committed()
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Config>) -> io::Result<()>

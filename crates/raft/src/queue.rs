@@ -16,6 +16,7 @@ use openraft::ReadPolicy;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use tokio::sync::mpsc;
 
+use crate::space::Space;
 use crate::types::{Answer, CommandBytes, Raft, WriteResult};
 use crate::{Error, Written};
 
@@ -63,11 +64,13 @@ impl Drop for Handed {
 }
 
 /// Hands commands over in runs until the group's handles are gone. Behind `closing`, or once
-/// openraft has ended, a command is not handed over: its caller hears that it is not applied.
+/// openraft has ended, or while the log may not grow, a command is not handed over: its caller
+/// hears that it is not applied.
 pub(crate) async fn propose_runs(
     raft: Raft,
     mut queue: mpsc::Receiver<Propose>,
     closing: Arc<AtomicBool>,
+    space: Space,
 ) {
     let mut run = Vec::with_capacity(RUN_MAX);
     while queue.recv_many(&mut run, RUN_MAX).await > 0 {
@@ -80,6 +83,10 @@ pub(crate) async fn propose_runs(
         for Propose { command, done } in run.drain(..) {
             if closing.load(Ordering::Acquire) {
                 done(Err(closed()));
+                continue;
+            }
+            if space.is_held_up() {
+                done(Err(Error::Overloaded));
                 continue;
             }
             let handed = Handed(Some(done));

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::applier::{Applied, Applier};
 use crate::damage::Damages;
 use crate::log_store::LogStore;
+use crate::space::Space;
 use crate::types::Config;
 
 struct Fresh;
@@ -28,7 +29,7 @@ fn open() -> std::io::Result<(TempDir, LogStore, Applier)> {
     let group = EngineGroup::open(store, GroupId(1))?;
     let damages = Damages::default();
     let applier = Applier::open(Applied::open(group)?, damages.clone())?;
-    Ok((dir, LogStore::new(wal, ReplicaId(7), damages), applier))
+    Ok((dir, LogStore::new(wal, ReplicaId(7), Space::default(), damages), applier))
 }
 
 impl StoreBuilder<Config, LogStore, Applier, TempDir> for Fresh {

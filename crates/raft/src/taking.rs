@@ -20,8 +20,9 @@ use tokio::time::Instant;
 
 use crate::codec::{Offer, OfferAnswer, decode_snapshot_header, encode_snapshot_response};
 use crate::group::Group;
-use crate::inbound::{broken, stopped};
+use crate::inbound::{broken, full, stopped};
 use crate::snapshot::{SnapshotData, meta_of};
+use crate::space::Level;
 use crate::types::{LogId, Snapshot, Vote};
 
 /// Pieces that wait for the disk.
@@ -85,6 +86,10 @@ impl Staged {
 impl Group {
     /// Says what this replica wants of a snapshot, and makes ready for it.
     pub(crate) async fn take_offer(&self, offer: Offer) -> Result<OfferAnswer, Refusal> {
+        // It would fill the reserve; once there is room it is offered again.
+        if self.space.level() != Level::Open {
+            return Err(full());
+        }
         let staged = &self.staged;
         let own_vote = self.vote();
         if own_vote > offer.vote {

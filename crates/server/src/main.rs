@@ -16,6 +16,7 @@
 mod cli;
 mod commands;
 mod dev;
+mod doorstep;
 mod endpoint;
 mod exit;
 mod ingest;

@@ -66,6 +66,26 @@ pub(crate) fn describe() {
         Unit::Bytes,
         "Bytes of snapshots that came from leaders, refused ones included."
     );
+    describe_gauge!(
+        "stemedb_disk_free_bytes",
+        Unit::Bytes,
+        "Bytes free on the volume of the log or of the store."
+    );
+    describe_gauge!(
+        "stemedb_disk_reserve_bytes",
+        Unit::Bytes,
+        "Free bytes below which the volume counts as full."
+    );
+    describe_gauge!(
+        "stemedb_disk_level",
+        "What the volume can take: 0 everything, 1 deletes (full), 2 nothing more (spent)."
+    );
+    describe_counter!(
+        "stemedb_disk_refused_writes_total",
+        "Writes refused because the disks of a majority are full."
+    );
+    describe_gauge!("stemedb_failed", "1 once this node writes nothing more, as its log says why.");
+    gauge!("stemedb_failed").set(0.0);
     describe_gauge!("stemedb_build_info", "Always 1; the label names the version.");
 }
 

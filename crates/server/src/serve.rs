@@ -1,7 +1,8 @@
 //! `stemedb serve`: a node, from its settings to its end.
 //!
 //! Ports are bound before a disk is touched, so a second node on this machine
-//! fails with the port's name. Then the node starts, then its two doors open.
+//! fails with the port's name. Then the two doors open, to show how far the start is
+//! ([`crate::doorstep`]), and the node starts behind them.
 //! It ends in one of three ways: SIGTERM or Ctrl-C closes the doors gently and
 //! then the node; a failed disk shows why for a minute and ends with 74, for a
 //! supervisor to start it again; and a door that can't open never lets it
@@ -24,6 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::cli::ServeArgs;
 use crate::commands::config::gather;
+use crate::doorstep::Doorstep;
 use crate::exit::{DISK, ERROR, Failure};
 use crate::settings::{Settings, SystemFiles, check, host_port};
 use crate::{metrics_help, telemetry};
@@ -54,11 +56,13 @@ async fn serve(settings: Settings, until_stdin_ends: bool) -> Result<(), Failure
     metrics_help::build_info();
     let upkeep = tokio::spawn(upkeep);
     let doors = Doors::bind(&settings)?;
+    let doorstep = Doorstep::new(&settings.node_name);
+    let closing = CancellationToken::new();
+    let served = doors.open(doorstep.clone(), render, until_stdin_ends, &closing);
     let node = start_node(&settings).await?;
+    doorstep.fill(node.clone());
     tracing::info!(node = %node.id(), name = %settings.node_name, http = %settings.bind_addr,
         gateway = %settings.gateway_addr, "serving");
-    let closing = CancellationToken::new();
-    let served = doors.open(&node, render, until_stdin_ends, &closing);
     let result = end(&node, until_stdin_ends).await;
     closing.cancel();
     served.await;
@@ -90,7 +94,7 @@ impl Doors {
     /// Serves both until `closing`; what comes back ends when both have closed.
     fn open(
         self,
-        node: &Node,
+        front: Doorstep,
         metrics: RenderMetrics,
         in_haste: bool,
         closing: &CancellationToken,
@@ -104,7 +108,7 @@ impl Doors {
             // No load balancer stands before a node of `dev`.
             options.drain = Duration::ZERO;
         }
-        let gateway = Gateway::new(Arc::new(node.clone()), options);
+        let gateway = Gateway::new(Arc::new(front), options);
         let door = |listener, door| {
             let (gateway, closing) = (gateway.clone(), closing.clone());
             tokio::spawn(async move { gateway.serve(listener, door, closing).await })
@@ -188,6 +192,7 @@ async fn start_node(settings: &Settings) -> Result<Node, Failure> {
     options.replication_factor = settings.replication_factor;
     options.budget = settings.budget;
     options.live_log_bytes_max = settings.live_log_bytes_max;
+    options.disk_reserve_bytes = settings.disk_reserve_bytes;
     options.auth = auth(settings);
     options.scrub_period = settings.scrub_period;
     let secrets = [&settings.cluster_secret, &settings.cluster_secret_previous];

@@ -1,6 +1,6 @@
 //! What the parts of a node share.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ use stemedb_engine::Store;
 use stemedb_machine::meta::{KeyHash, MetaState};
 use stemedb_membership as membership;
 use stemedb_raft::wal::Wal;
-use stemedb_raft::{Group, GroupOptions, Groups, GroupsOptions, Leadership};
+use stemedb_raft::{Group, GroupOptions, Groups, GroupsOptions, Leadership, Replay};
 use stemedb_rpc::Plane;
 use stemedb_types::{GroupId, NodeId, ShardId};
 use tokio::sync::{Notify, watch};
@@ -24,6 +24,7 @@ use crate::founding::Description;
 use crate::identity::IdentityFiles;
 use crate::options::{Auth, Fatal};
 use crate::quarantine::Quarantine;
+use crate::volumes::Disks;
 use crate::{Error, Unavailable};
 
 /// A node that has not heard of a meta quorum for this long answers no call that needs a key.
@@ -50,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) replication_factor: u8,
     pub(crate) group_options: GroupOptions,
     pub(crate) live_log_bytes_max: u64,
+    pub(crate) log_stop_bytes: u64,
     pub(crate) wal: Wal,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) groups: Groups,
@@ -59,6 +61,10 @@ pub(crate) struct Core {
     pub(crate) quarantine: Arc<Quarantine>,
     /// Takes what is found damaged.
     pub(crate) findings: Findings,
+    /// How far the replay of the log is.
+    pub(crate) replay: Replay,
+    /// What the disks can take, here and at peers.
+    pub(crate) disks: Disks,
     identity: Mutex<IdentityFiles>,
     plane: OnceLock<Arc<Plane>>,
     pub(crate) gossip: Option<membership::Handle>,
@@ -76,8 +82,6 @@ pub(crate) struct Core {
     /// Hashes that the meta leader did not know, until when that is believed.
     pub(crate) refused_keys: Mutex<HashMap<KeyHash, Instant>>,
     pub(crate) key_lookup: tokio::sync::Mutex<Lookups>,
-    /// Where each group stood when it was opened: applied, committed.
-    pub(crate) opened_at: Mutex<BTreeMap<GroupId, (u64, u64)>>,
     /// Something that ends the node was found, by the first who found it.
     pub(crate) fatal: watch::Sender<Option<Fatal>>,
     /// Woken when a message says that the founding is complete.
@@ -95,12 +99,14 @@ pub(crate) struct Parts {
     pub(crate) replication_factor: u8,
     pub(crate) group_options: GroupOptions,
     pub(crate) live_log_bytes_max: u64,
+    pub(crate) log_stop_bytes: u64,
     pub(crate) wal: Wal,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) wal_dir: PathBuf,
     pub(crate) db_dir: PathBuf,
     pub(crate) quarantine: Quarantine,
     pub(crate) findings: Findings,
+    pub(crate) disks: Disks,
     pub(crate) identity: IdentityFiles,
     pub(crate) gossip: Option<membership::Handle>,
 }
@@ -116,6 +122,7 @@ impl Core {
             replication_factor: parts.replication_factor,
             group_options: parts.group_options,
             live_log_bytes_max: parts.live_log_bytes_max,
+            log_stop_bytes: parts.log_stop_bytes,
             wal: parts.wal,
             store: parts.store,
             groups: Groups::new(),
@@ -123,6 +130,8 @@ impl Core {
             db_dir: parts.db_dir,
             quarantine: Arc::new(parts.quarantine),
             findings: parts.findings,
+            replay: Replay::default(),
+            disks: parts.disks,
             identity: Mutex::new(parts.identity),
             plane: OnceLock::new(),
             gossip: parts.gossip,
@@ -134,7 +143,6 @@ impl Core {
             meta_heard: Mutex::new(Instant::now()),
             refused_keys: Mutex::default(),
             key_lookup: tokio::sync::Mutex::new(Lookups::new(Instant::now())),
-            opened_at: Mutex::default(),
             fatal: watch::Sender::new(None),
             founded: Notify::new(),
             tasks: TaskTracker::new(),
@@ -163,6 +171,8 @@ impl Core {
             store: self.store.clone(),
             plane: self.plane()?.clone(),
             group: self.group_options,
+            replay: self.replay.clone(),
+            space: self.disks.space.clone(),
         })
     }
 
@@ -206,12 +216,19 @@ impl Core {
         })
     }
 
+    /// Waits until this node can't go on.
+    pub(crate) async fn failed(&self) {
+        let mut fatal = self.fatal.subscribe();
+        let _ = fatal.wait_for(Option::is_some).await;
+    }
+
     /// Ends the node's writing for good; the first cause stays.
     pub(crate) fn fail(&self, cause: Fatal) {
         self.fatal.send_if_modified(|fatal| {
             let first = fatal.is_none();
             if first {
                 tracing::error!(%cause, "this node can't go on");
+                metrics::gauge!("stemedb_failed").set(1.0);
                 *fatal = Some(cause);
             }
             first

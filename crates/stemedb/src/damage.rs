@@ -123,7 +123,6 @@ impl Core {
     /// Ends this node's replica of a group; what waited for it is not waited for any more.
     pub(crate) async fn close_group(&self, group: GroupId) {
         self.groups.close_one(group).await;
-        locked(&self.opened_at).remove(&group);
         locked(&self.caught_up).remove(&group);
     }
 

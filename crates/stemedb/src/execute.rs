@@ -38,7 +38,10 @@ impl Core {
         match self.begin(caller, &bucket, &op) {
             Err(error) => sink(Err(error)),
             Ok((project, group)) => match op {
-                Op::Write(write) => self.write(&group, project, bucket, write, sink),
+                Op::Write(write) => match self.has_room_for(&group, &write) {
+                    Ok(()) => self.write(&group, project, bucket, write, sink),
+                    Err(error) => sink(Err(error)),
+                },
                 Op::Read(read) => self.read(&group, project, bucket, read, sink),
             },
         }

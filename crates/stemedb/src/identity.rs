@@ -59,6 +59,13 @@ pub(crate) enum IdentityError {
     },
 }
 
+impl IdentityError {
+    /// Whether it is only that the disk is full.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::Io { cause, .. } if cause.kind() == io::ErrorKind::StorageFull)
+    }
+}
+
 /// Who this node is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {

@@ -19,6 +19,7 @@
 //! | `founding` | how a cluster comes to be, exactly once (pure) |
 //! | `entering` | blank → founded or joined |
 //! | `life` | what a member does, from its start to its end |
+//! | `handover` | gives leaderships away |
 //! | `reconcile` | layout, and what is set aside → which groups to open and close (pure) |
 //! | `quarantine`, `damage` | replicas whose bytes are damaged: judged, set aside, remembered |
 //! | `router` | bucket → shard → leader (pure) |
@@ -29,6 +30,8 @@
 //! | `peers`, `wire` | what nodes ask each other, and its bytes |
 //! | `scrub` | reads everything on disk once in a while, and checks it |
 //! | `check` | the directories of a node that does not run: faults, and what can be mended |
+//! | `disk` | free bytes → what a volume can still take (pure) |
+//! | `volumes` | looks at the volumes, tells peers, keeps out what there is no room for |
 //! | `status`, `monitor` | what a node says of itself |
 //!
 //! Left out until their parts: moving shards, failover by evidence, session
@@ -41,11 +44,13 @@ mod call;
 pub mod check;
 mod core;
 mod damage;
+mod disk;
 mod entering;
 mod error;
 mod execute;
 mod founding;
 mod front;
+mod handover;
 mod identity;
 mod life;
 mod meta_call;
@@ -59,6 +64,7 @@ mod replace_file;
 mod router;
 mod scrub;
 mod status;
+mod volumes;
 mod wire;
 
 pub use bucket::Bucket;

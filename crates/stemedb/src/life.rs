@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use rand::RngExt;
 use stemedb_machine::meta::{IfExists, MetaAnswer, MetaCommand, MetaState, NewKey, Role};
 use stemedb_raft::{Group, Leadership};
@@ -44,7 +45,13 @@ const META_VOTERS_MAX: usize = 5;
 pub(crate) async fn live(core: Arc<Core>) {
     tokio::select! {
         () = core.stop.cancelled() => {}
+        () = core.failed() => {}
         lived = live_on(&core) => if let Err(cause) = lived { core.fail(cause) },
+    }
+    if !core.stop.is_cancelled() {
+        // It can't write any more: whoever waits for its groups should turn to others at once.
+        core.hand_over().await;
+        core.groups.close().await;
     }
     core.stop.cancelled().await;
     core.groups.close().await;
@@ -132,9 +139,6 @@ async fn open_group(
         }
         Err(cause) => return Err(disk(cause.to_string())),
     };
-    let position = group.position();
-    let at = (position.applied.unwrap_or(0), position.committed.unwrap_or(0));
-    locked(&core.opened_at).insert(id, at);
     let (watched, watcher) = (group.clone(), core.clone());
     core.tasks.spawn(async move {
         tokio::select! {
@@ -257,17 +261,20 @@ async fn follow_meta(core: &Arc<Core>, group: &Group) -> Result<(), Fatal> {
     }
 }
 
-/// Opens every group that the layout gives this node, but for what is set aside.
+/// Opens every group that the layout gives this node, but for what is set aside: all at once, so
+/// that their logs are replayed side by side and it is known from the beginning how much there is
+/// to replay.
 async fn keep_in_line(core: &Arc<Core>, state: &MetaState) -> Result<(), Fatal> {
     let open = core.groups.all().iter().map(|group| (group.id(), group.replica())).collect();
     let aside = core.quarantine.replicas();
+    let mut opening = Vec::new();
     for action in reconcile(core.node, &state.layout, &open, &aside) {
         match action {
-            Action::Open { group: id, replica, members } => {
-                let Some(group) = open_group(core, id, replica).await? else { continue };
+            Action::Open { group: id, replica, members } => opening.push(async move {
+                let Some(group) = open_group(core, id, replica).await? else { return Ok(()) };
                 let founded = group.found(&members).await;
-                founded.map_err(|cause| Fatal::Disk(cause.to_string()))?;
-            }
+                founded.map_err(|cause| Fatal::Disk(cause.to_string()))
+            }),
             Action::Close { group } => core.close_group(group).await,
             Action::Lift { group, replica } => {
                 tracing::info!(%group, %replica, "another replica takes the place of a damaged one");
@@ -276,7 +283,7 @@ async fn keep_in_line(core: &Arc<Core>, state: &MetaState) -> Result<(), Fatal> 
             }
         }
     }
-    Ok(())
+    try_join_all(opening).await.map(|_| ())
 }
 
 /// What the meta leader does beside leading: writes the first entry, takes in new members.

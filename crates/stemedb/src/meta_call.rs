@@ -88,6 +88,10 @@ impl Core {
             (None, Auth::On { .. }) if !of_a_node(&command) => return Err(Error::Unauthenticated),
             (None, _) => {}
         }
+        // Whoever ends a key, moves or seeds its root key needs little, and can't wait.
+        if matches!(command, MetaCommand::CreateKey(_)) && !of_a_node(&command) {
+            self.has_room_for_keys(&group)?;
+        }
         let outcome = match timeout_at(deadline, group.write(command.encode())).await {
             Ok(outcome) => outcome.map_err(|error| failed(error, &self.meta.load()))?,
             Err(_) => return Err(Error::OutcomeUnknown),

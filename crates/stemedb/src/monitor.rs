@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use stemedb_engine::Health;
 use stemedb_raft::Leadership;
 use stemedb_types::GroupId;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -14,7 +15,7 @@ use crate::options::Fatal;
 /// Between two looks. A failed disk stops the log's writer at once; this only says so.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A log may grow to this many times its bound while a snapshot is on its way.
-const PATIENCE_FACTOR: u64 = 4;
+const PATIENCE_FACTOR: u64 = 3;
 /// How long the meta quorum has for one answer.
 const HEAR_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -108,6 +109,7 @@ fn save_incarnation(core: &Core) {
     let mut identity = core.identity();
     if identity.get().incarnation < newest
         && let Err(error) = identity.update(|id| id.incarnation = newest)
+        && !error.is_full()
     {
         drop(identity);
         core.fail(Fatal::Disk(error.to_string()));
@@ -122,10 +124,14 @@ async fn shorten_the_log(core: &Arc<Core>, still_long: bool) -> bool {
     let live_bytes = core.wal.stats().live_bytes;
     let long = live_bytes >= core.live_log_bytes_max;
     let groups = core.groups.all();
-    if long {
+    // A flush for which there is no space would only fail.
+    if long && core.disks.lets_the_store_flush() {
         let store = core.store.clone();
         match tokio::task::spawn_blocking(move || store.flush()).await {
             Ok(Ok(())) => {}
+            Ok(Err(error)) if matches!(core.store.health(), Health::Full(_)) => {
+                tracing::warn!(%error, "the store has no room for a flush; the log stays long");
+            }
             Ok(Err(error)) => core.fail(Fatal::Disk(error.to_string())),
             Err(error) => core.fail(Fatal::Disk(error.to_string())),
         }

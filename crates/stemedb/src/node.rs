@@ -1,21 +1,21 @@
 //! A node: started, asked, stopped.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rand::RngExt;
-use stemedb_engine::{RocksStore, Store};
+use stemedb_engine::{Budget, RocksStore, Store};
 use stemedb_machine::meta::{ApiKey, IfExists, MetaAnswer, MetaCommand, NewKey, Project};
 use stemedb_membership::{self as membership, Membership, Secret, Timing};
-use stemedb_raft::Leadership;
-use stemedb_raft::wal::{OnDamage, Wal};
+use stemedb_raft::wal::{OnDamage, Recovery, Wal};
 use stemedb_rpc::{Limits, Plane, PlaneOptions};
 use stemedb_types::{NodeId, ProjectName};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::Error;
 use crate::auth::{hash_of, is_key, make_key, may_make};
@@ -33,13 +33,14 @@ use crate::options::{Fatal, NodeOptions, StartError};
 use crate::peers::Peers;
 use crate::quarantine::Quarantine;
 use crate::scrub;
+use crate::volumes::{Disks, LOG, STORE, Volume, watch_disks};
 
 /// How long a command for the cluster may take.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a node that went down waits until nothing but itself holds its store.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
-/// How long a node that goes down waits for others to take its leaderships over.
-const HANDOVER_MAX: Duration = Duration::from_secs(2);
+/// Memtables that the store may hold, and flush one behind another.
+const MEMTABLES_MAX: u64 = 3;
 
 /// A running node. Cheap to clone; [`Node::shutdown`] stops it, dropping the last clone does too,
 /// without handing its leaderships over.
@@ -63,7 +64,7 @@ impl Node {
     /// ports are served; whether it has found its cluster is told by [`Front::readiness`].
     pub async fn start(options: NodeOptions) -> Result<Self, StartError> {
         check(&options)?;
-        let (wal, recovery) = open_wal(&options)?;
+        let (wal, recovery, store) = open_disks(&options).await?;
         for damage in &recovery.damage {
             tracing::error!(
                 file = damage.file,
@@ -73,16 +74,18 @@ impl Node {
                 "the log is damaged"
             );
         }
-        let store = open_store(&options)?;
+        let volumes = volumes(&options);
         let quarantine = Quarantine::open(&options.db_dir).map_err(StartError::Disk)?;
         let fresh = NodeId(rand::rng().random_range(1..=u64::MAX));
         let mut identity = IdentityFiles::open(&options.wal_dir, &options.db_dir, fresh)
             .map_err(|cause| StartError::Identity(cause.to_string()))?;
         let known = identity.get().clone();
         let incarnation = membership::first_incarnation(Some(known.incarnation), now_ms());
-        identity
-            .update(|id| id.incarnation = incarnation)
-            .map_err(|cause| StartError::Identity(cause.to_string()))?;
+        match identity.update(|id| id.incarnation = incarnation) {
+            Err(cause) if !cause.is_full() => return Err(StartError::Identity(cause.to_string())),
+            // A node must come back on a full disk, to delete. The monitor writes it once it can.
+            _ => {}
+        }
         let listener = match options.peers {
             Some(listener) => listener,
             None => TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
@@ -124,6 +127,9 @@ impl Node {
             replication_factor: options.replication_factor,
             group_options: options.groups,
             live_log_bytes_max: options.live_log_bytes_max,
+            // A log that may be longer before it is cut must be let grow so far.
+            log_stop_bytes: options.log_stop_bytes.max(options.live_log_bytes_max / 2 * 7),
+            disks: Disks::new(volumes),
             wal,
             store,
             wal_dir: options.wal_dir,
@@ -147,6 +153,7 @@ impl Node {
         core.tasks.spawn(monitor(core.clone()));
         core.tasks.spawn(act_on_findings(core.clone(), found));
         scrub::start(&core, options.scrub_period);
+        core.tasks.spawn(watch_disks(core.clone()));
         Ok(Self { inner: Arc::new(Inner { core }) })
     }
 
@@ -186,7 +193,7 @@ impl Node {
     pub async fn shutdown(&self) {
         let core = self.core();
         core.phase.send_replace(Phase::Draining);
-        self.hand_over().await;
+        core.hand_over().await;
         core.stop.cancel();
         core.tasks.close();
         // The life's own task closes groups, plane and gossip.
@@ -198,35 +205,6 @@ impl Node {
         }
         if let Err(error) = core.wal.close() {
             tracing::warn!(%error, "the log did not close cleanly");
-        }
-    }
-
-    /// Asks, for each group led here, another voter to take over, and waits a little for it.
-    async fn hand_over(&self) {
-        let core = self.core();
-        let deadline = Instant::now() + HANDOVER_MAX;
-        for group in core.groups.all() {
-            if *group.leadership().borrow() != Leadership::Here {
-                continue;
-            }
-            let (voters, _) = group.members();
-            let state = core.meta.load_full();
-            let replicas = state.layout.replicas(group.id()).unwrap_or_default();
-            let up =
-                |node: NodeId| core.plane().is_ok_and(|plane| plane.link(node).borrow().is_up());
-            let heir = replicas
-                .iter()
-                .find(|r| r.node != core.node && voters.contains(&r.id) && up(r.node));
-            let Some(heir) = heir else { continue };
-            if group.transfer_leadership(heir.id).await.is_err() {
-                continue;
-            }
-            let mut leadership = group.leadership();
-            while *leadership.borrow_and_update() == Leadership::Here {
-                if !matches!(timeout_at(deadline, leadership.changed()).await, Ok(Ok(()))) {
-                    break;
-                }
-            }
         }
     }
 
@@ -377,39 +355,68 @@ fn check(options: &NodeOptions) -> Result<(), StartError> {
     Ok(())
 }
 
-fn open_wal(options: &NodeOptions) -> Result<(Wal, stemedb_raft::wal::Recovery), StartError> {
+/// Opens log and store on another thread: both read much, and whoever asks meanwhile how far the
+/// start is should be answered.
+async fn open_disks(
+    options: &NodeOptions,
+) -> Result<(Wal, Recovery, Arc<dyn Store>), StartError> {
+    let (wal_dir, db_dir) = (options.wal_dir.clone(), options.db_dir.clone());
+    let (segment_bytes, budget) = (options.segment_bytes, options.budget);
+    let opening = tokio::task::spawn_blocking(move || {
+        let (wal, recovery) = open_wal(&wal_dir, &db_dir, segment_bytes)?;
+        Ok((wal, recovery, open_store(&db_dir, budget)?))
+    });
+    opening.await.map_err(|cause| StartError::Disk(cause.to_string()))?
+}
+
+fn open_wal(
+    wal_dir: &Path,
+    db_dir: &Path,
+    segment_bytes: u64,
+) -> Result<(Wal, Recovery), StartError> {
     // Who the node is decides before its layout is known: where nobody else has what is here,
     // nothing of a damaged log is gone on with. What is wrong with the identity is said later.
-    let identity = IdentityFiles::peek(&options.wal_dir, &options.db_dir).ok().flatten();
+    let identity = IdentityFiles::peek(wal_dir, db_dir).ok().flatten();
     let alone = identity.as_ref().is_none_or(Identity::is_alone);
-    let wal = stemedb_raft::wal::Options {
-        segment_bytes: options.segment_bytes,
+    let options = stemedb_raft::wal::Options {
+        segment_bytes,
         on_damage: if alone { OnDamage::Refuse } else { OnDamage::Quarantine },
         ..stemedb_raft::wal::Options::default()
     };
-    Wal::open(&options.wal_dir, wal).map_err(|cause| match cause {
+    Wal::open(wal_dir, options).map_err(|cause| match cause {
         stemedb_raft::wal::OpenError::InUse => {
-            StartError::InUse { dir: options.wal_dir.display().to_string() }
+            StartError::InUse { dir: wal_dir.display().to_string() }
         }
-        cause => StartError::Disk(log_refused(options, &cause)),
+        cause => StartError::Disk(log_refused(wal_dir, db_dir, &cause)),
     })
 }
 
 /// One line that names the damaged file and what to do about it.
-fn log_refused(options: &NodeOptions, cause: &stemedb_raft::wal::OpenError) -> String {
+fn log_refused(wal_dir: &Path, db_dir: &Path, cause: &stemedb_raft::wal::OpenError) -> String {
     use stemedb_raft::wal::OpenError;
-    let dir = options.wal_dir.display();
+    let dir = wal_dir.display();
     match cause {
         OpenError::Corrupt { .. } | OpenError::Missing { .. } => {
-            let command = repair_command(&options.wal_dir, &options.db_dir);
+            let command = repair_command(wal_dir, db_dir);
             format!("the log in {dir} is damaged: {cause}; nothing was changed: run {command}")
         }
         other => format!("the log in {dir}: {other}"),
     }
 }
 
-fn open_store(options: &NodeOptions) -> Result<Arc<dyn Store>, StartError> {
-    match RocksStore::open(&options.db_dir, options.budget) {
+/// The two volumes. At one stroke the log may begin two segments, and the store flush all memtables.
+fn volumes(options: &NodeOptions) -> [Volume; 2] {
+    let reserve = options.disk_reserve_bytes;
+    let segments = options.segment_bytes.saturating_mul(2);
+    let memtables = (options.budget.write_buffer_bytes as u64).saturating_mul(MEMTABLES_MAX);
+    [
+        Volume::new(LOG, &options.wal_dir, reserve, segments),
+        Volume::new(STORE, &options.db_dir, reserve, memtables),
+    ]
+}
+
+fn open_store(dir: &Path, budget: Budget) -> Result<Arc<dyn Store>, StartError> {
+    match RocksStore::open(dir, budget) {
         Ok(store) => Ok(Arc::new(store)),
         Err(stemedb_engine::Error::InUse { dir }) => Err(StartError::InUse { dir }),
         Err(cause) => Err(StartError::Disk(cause.to_string())),

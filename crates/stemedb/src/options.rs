@@ -76,6 +76,13 @@ pub struct NodeOptions {
     pub live_log_bytes_max: u64,
     /// Within this time everything on disk is read once and checked. Zero: never.
     pub scrub_period: Duration,
+    /// No write is taken, and no entry of a leader, while the log holds this many such bytes: what
+    /// a start has to replay stays below 1 GiB. Never less than 3.5 times `live_log_bytes_max`.
+    pub log_stop_bytes: u64,
+    /// Free bytes of each volume below which writes are refused. `None`: a twentieth of the
+    /// volume, at most 1 GiB. Never less than the node may write at one stroke (see
+    /// [`NodeOptions::segment_bytes`] and [`NodeOptions::budget`]).
+    pub disk_reserve_bytes: Option<u64>,
 }
 
 impl NodeOptions {
@@ -100,6 +107,8 @@ impl NodeOptions {
             segment_bytes: 64 << 20,
             live_log_bytes_max: 256 << 20,
             scrub_period: Duration::from_secs(24 * 3600),
+            log_stop_bytes: 896 << 20,
+            disk_reserve_bytes: None,
         }
     }
 }

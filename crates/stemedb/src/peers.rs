@@ -21,9 +21,9 @@ use crate::founding::{Description, Proposal, Verdict, judge};
 use crate::front::{Need, Op};
 use crate::identity::Identity;
 use crate::wire::{
-    APPLIED, CALL, DESCRIBE, FOUNDED, JOIN, KEY, META, PROPOSE, READ_INDEX, Welcome, WireCall,
-    WireMeta, decode_key_question, decode_wait, encode_index_option, encode_meta_result,
-    encode_op_result,
+    APPLIED, CALL, DESCRIBE, DISK, FOUNDED, JOIN, KEY, META, PROPOSE, READ_INDEX, Welcome,
+    WireCall, WireMeta, decode_key_question, decode_level, decode_wait, encode_index_option,
+    encode_meta_result, encode_op_result,
 };
 use crate::{Error, Unavailable};
 
@@ -176,6 +176,10 @@ impl Core {
                 let group = group.ok_or_else(|| refused("no replica of this group is here"))?;
                 let index = group.confirm_read().await.map_err(refused)?;
                 Ok(encode_index_option(Some(index)))
+            }
+            DISK => {
+                self.disks.hear(from.node, decode_level(&message.payload).map_err(payload)?);
+                Ok(Bytes::new())
             }
             DESCRIBE => self.describe(),
             PROPOSE => self.hear_proposal(from, &message.payload),

@@ -95,9 +95,11 @@ impl Core {
         }
     }
 
-    /// Ready: joined, disks writable, not draining, and each replica here has once caught up. A
-    /// quorum lost later does not take it back. A shard that is set aside here is named, and served
-    /// by others; without the meta group this node lets nobody in, so it is not ready.
+    /// Ready: joined, disks sound, not draining, and each replica here has once caught up. A
+    /// quorum lost later does not take it back, nor does a full disk: reads and deletes go on,
+    /// so traffic should come. It is among the reasons all the same. A shard that is set aside here
+    /// is named, and served by others; without the meta group this node lets nobody in, so it is not
+    /// ready.
     pub(crate) fn readiness(&self) -> Readiness {
         let mut reasons = Vec::new();
         match &*self.phase.borrow() {
@@ -110,6 +112,7 @@ impl Core {
         }
         let ready = reasons.is_empty() && !self.quarantine.holds(GroupId::META);
         reasons.extend(self.quarantined().iter().map(named));
+        reasons.extend(self.disks.remarks());
         Readiness { ready, reasons }
     }
 
@@ -144,24 +147,15 @@ impl Core {
         })
     }
 
-    /// Replay is over once every group of this node is open and has applied what it knew to be
-    /// committed when it was opened.
+    /// Replay is over once every group of this node is open: a group opens behind it.
     pub(crate) fn startup(&self) -> Startup {
-        let opened = locked(&self.opened_at).clone();
-        let (mut replayed_entries, mut total_entries) = (0, 0);
-        for (id, (applied, committed)) in opened {
-            let now = self.groups.get(id).and_then(|group| group.position().applied);
-            let total = committed.saturating_sub(applied);
-            total_entries += total;
-            replayed_entries += now.unwrap_or(applied).saturating_sub(applied).min(total);
-        }
-        // A group is open once its log is replayed. A node without a cluster has nothing to replay.
+        let (replayed_entries, total_entries) = self.replay.entries();
+        // A node without a cluster has nothing to replay.
         let cluster = self.identity().get().cluster;
         let open = |group: GroupId| self.groups.get(group).is_some();
-        let started = cluster.is_none()
+        let done = cluster.is_none()
             || self.quarantine.holds(GroupId::META)
             || (open(GroupId::META) && self.groups_here(&self.meta.load()).all(open));
-        let done = started && replayed_entries == total_entries;
         Startup { done, replayed_entries, total_entries }
     }
 }

@@ -7,6 +7,7 @@
 //! | `KEY` | does the meta leader know this hash? | the index at which it does, or "no" |
 //! | `APPLIED` | wait until this meta index is applied here | done |
 //! | `READ_INDEX` | how far is this group committed? | the index |
+//! | `DISK` | my disks can take this much | heard |
 //! | `DESCRIBE` | who are you? (to a blank node) | a description |
 //! | `PROPOSE` | will you found this cluster? | yes, or an error |
 //! | `FOUNDED` | all have said yes | done |
@@ -19,7 +20,7 @@ use bytes::Bytes;
 use std::time::Duration;
 use stemedb_machine::meta::{KeyHash, MetaAnswer, MetaCommand, NodeAddresses};
 use stemedb_machine::shard::{Answer, Read, ReadAnswer, Write};
-use stemedb_raft::Kind;
+use stemedb_raft::{Kind, Level};
 use stemedb_types::{
     BucketName, ClusterId, DecodeError, Decoder, Encoder, NodeId, ProjectName, ReplicaId,
 };
@@ -33,6 +34,7 @@ pub(crate) const META: Kind = 33;
 pub(crate) const KEY: Kind = 34;
 pub(crate) const APPLIED: Kind = 35;
 pub(crate) const READ_INDEX: Kind = 36;
+pub(crate) const DISK: Kind = 37;
 pub(crate) const DESCRIBE: Kind = 40;
 pub(crate) const PROPOSE: Kind = 41;
 pub(crate) const FOUNDED: Kind = 42;
@@ -221,6 +223,31 @@ pub(crate) fn decode_wait(input: &[u8]) -> Result<(u64, Duration), DecodeError> 
     Ok((from.varint()?, Duration::from_millis(from.varint()?)))
 }
 
+/// What a node's disks can take.
+pub(crate) fn encode_level(level: Level) -> Bytes {
+    let mut out = Encoder::new();
+    out.u8(VERSION);
+    out.u8(match level {
+        Level::Open => 0,
+        Level::Full => 1,
+        Level::Spent => 2,
+    });
+    out.finish()
+}
+
+pub(crate) fn decode_level(input: &[u8]) -> Result<Level, DecodeError> {
+    let mut from = Decoder::new(input);
+    from.version("disk level", VERSION)?;
+    let level = match from.u8()? {
+        0 => Level::Open,
+        1 => Level::Full,
+        2 => Level::Spent,
+        got => return Err(DecodeError::Value { what: "a disk level", got: got.into() }),
+    };
+    from.finish()?;
+    Ok(level)
+}
+
 /// What a node that was let in needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Welcome {
@@ -368,6 +395,15 @@ mod tests {
         assert_eq!(decode_meta_result(&encode_meta_result(&done)), Ok(done));
         let put = Ok(OpAnswer::Write(Answer::Put { revision: Revision(3), created: true }));
         assert_eq!(decode_op_result(&encode_op_result(&put)), Ok(put));
+    }
+
+    #[test]
+    fn a_disk_level_reads_back_and_an_unknown_one_is_refused() {
+        for level in [Level::Open, Level::Full, Level::Spent] {
+            assert_eq!(decode_level(&encode_level(level)), Ok(level));
+        }
+        assert!(decode_level(&[VERSION, 3]).is_err());
+        assert!(decode_level(&[VERSION, 1, 0]).is_err());
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) node_name: String,
     pub(crate) wal_dir: PathBuf,
     pub(crate) db_dir: PathBuf,
+    /// Free bytes of each volume below which writes are refused; `None`: it depends on the volume.
+    pub(crate) disk_reserve_bytes: Option<u64>,
     /// Peers' gossip addresses, without this node's own literal one.
     pub(crate) join: Vec<JoinTarget>,
     /// How many nodes found a cluster together; `None`: this node only ever joins.
@@ -96,6 +98,7 @@ pub(crate) fn check(effective: &Effective, machine: &impl Machine) -> Result<Set
         advertise_host,
         wal_dir: from.path("wal-dir")?,
         db_dir: from.path("db-dir")?,
+        disk_reserve_bytes: Some(from.bytes("disk-reserve-bytes")?).filter(|bytes| *bytes > 0),
         bootstrap_expect: match from.number("bootstrap-expect")? {
             Some(expect) => Some(expect),
             None if join.is_empty() => Some(1),

@@ -80,6 +80,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("wal-dir", Kind::Path, Some("/data/wal"), "The log's folder, on its own volume"),
     setting("db-dir", Kind::Path, Some("/data/db"), "The store's folder, on its own volume"),
     setting(
+        "disk-reserve-bytes",
+        Kind::Bytes(1 << 20, 1 << 50),
+        None,
+        "Kept free on each volume: below it writes are refused [default: a twentieth of the volume, at most 1GiB; never less than the node needs]",
+    ),
+    setting(
         "join",
         Kind::Peers,
         None,

@@ -247,6 +247,7 @@ fn config_show_masks_secrets_and_names_sources() {
             "node-name = - (default)",
             "wal-dir = /data/wal (default)",
             "db-dir = /data/db (default)",
+            "disk-reserve-bytes = - (default)",
             "join = - (default)",
             "bootstrap-expect = - (default)",
             "shards = 8 (file s.toml)",

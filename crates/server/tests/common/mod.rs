@@ -69,10 +69,17 @@ impl Node {
     }
 
     pub fn start(&mut self, peers: &[u16]) {
+        self.start_with(peers, |_| {});
+    }
+
+    /// Starts it with more in its environment.
+    pub fn start_with(&mut self, peers: &[u16], set: impl FnOnce(&mut Command)) {
         assert!(self.process.is_none(), "{} runs already", self.name);
         let log = self.dir.path().join("stderr.log");
         let log = std::fs::File::options().append(true).create(true).open(log).unwrap();
-        let process = self.command(peers).stdout(Stdio::null()).stderr(log).spawn();
+        let mut command = self.command(peers);
+        set(&mut command);
+        let process = command.stdout(Stdio::null()).stderr(log).spawn();
         self.process = Some(process.expect("starts"));
     }
 
@@ -82,6 +89,14 @@ impl Node {
             process.kill().unwrap();
             process.wait().unwrap();
         }
+    }
+
+    /// SIGTERM, by pid; returns the exit code when the process is gone.
+    pub fn terminate(&mut self) -> Option<i32> {
+        let mut process = self.process.take()?;
+        let pid = rustix::process::Pid::from_child(&process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        process.wait().unwrap().code()
     }
 
     pub fn log(&self) -> String {

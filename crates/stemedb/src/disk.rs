@@ -1,0 +1,162 @@
+//! Free bytes in, level out: what a node's volumes can still take. Pure.
+//!
+//! Each volume has two marks. Below its *reserve* it is full: what clients want
+//! written is refused, deletes go on. Below its *floor*, half of the reserve, it
+//! is spent: deletes are refused as well, and a follower takes no entries. What is
+//! left then is for the votes, the purges and the flush that may give space back.
+//! On the way up each mark counts only with a quarter of the reserve above it, so
+//! that a volume at a mark does not flutter.
+//!
+//! A group can take what a majority of its voters can. One full follower stops
+//! nothing; it takes entries until its floor, and is left behind then.
+
+use std::time::Duration;
+
+use stemedb_machine::shard::Write;
+use stemedb_raft::Level;
+
+/// A volume of 20 GiB or more keeps this much back, unless a setting says otherwise.
+const RESERVE_BYTES_MAX: u64 = 1 << 30;
+/// A smaller one keeps this part of itself back: a twentieth.
+const RESERVE_PART: u64 = 20;
+
+/// What a peer said of its disks is believed for this long. It says it again each
+/// [`TELL_INTERVAL`] while there is anything to say, so silence means: all is well, or it is gone.
+pub(crate) const BELIEVED_FOR: Duration = Duration::from_secs(3);
+/// Between two messages of a node whose disks are not open.
+pub(crate) const TELL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where a volume counts as full and as spent, in free bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Marks {
+    pub(crate) reserve_bytes: u64,
+    pub(crate) floor_bytes: u64,
+}
+
+impl Marks {
+    /// The marks of a volume of this size. `least_bytes` is what the volume's user may write
+    /// between two looks, and is never gone below.
+    pub(crate) fn new(volume_bytes: u64, setting_bytes: Option<u64>, least_bytes: u64) -> Self {
+        let usual = (volume_bytes / RESERVE_PART).min(RESERVE_BYTES_MAX);
+        let reserve_bytes = setting_bytes.unwrap_or(usual).max(least_bytes);
+        Self { reserve_bytes, floor_bytes: reserve_bytes / 2 }
+    }
+
+    /// The level of a volume that was at `before` and now has this much free.
+    pub(crate) fn level(&self, before: Level, free_bytes: u64) -> Level {
+        let slack = self.reserve_bytes / 4;
+        let full_below = self.reserve_bytes + if before >= Level::Full { slack } else { 0 };
+        let spent_below = self.floor_bytes + if before == Level::Spent { slack } else { 0 };
+        match free_bytes {
+            free if free < spent_below => Level::Spent,
+            free if free < full_below => Level::Full,
+            _ => Level::Open,
+        }
+    }
+}
+
+/// What a majority of voters can take; each is at the level given.
+pub(crate) fn of_a_majority(levels: impl IntoIterator<Item = Level>) -> Level {
+    let mut levels: Vec<Level> = levels.into_iter().collect();
+    levels.sort_unstable();
+    // The best levels first: the last of the first majority is what all of it can take.
+    levels.get(levels.len() / 2).copied().unwrap_or_default()
+}
+
+/// Whether a write is let in at a level.
+pub(crate) fn lets_in(level: Level, write: &Write) -> bool {
+    let worst = match write {
+        Write::Delete { .. } => Level::Full,
+        Write::Put { .. } | Write::Assert { .. } => Level::Open,
+    };
+    level <= worst
+}
+
+/// Whether a log of this many live bytes may not grow for now. It may again once a sixteenth of
+/// `stop_bytes` has gone.
+pub(crate) fn holds_up(before: bool, live_bytes: u64, stop_bytes: u64) -> bool {
+    let slack = if before { stop_bytes / 16 } else { 0 };
+    live_bytes >= stop_bytes - slack
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Level::{Full, Open, Spent};
+
+    const GIB: u64 = 1 << 30;
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_reserve_is_a_twentieth_at_most_a_gib_and_never_less_than_is_needed() {
+        let reserve = |volume, setting, least| Marks::new(volume, setting, least).reserve_bytes;
+        assert_eq!(reserve(20 * GIB, None, 128 * MIB), GIB);
+        assert_eq!(reserve(50 * GIB, None, 128 * MIB), GIB);
+        assert_eq!(reserve(4000 * GIB, None, 128 * MIB), GIB);
+        assert_eq!(reserve(5 * GIB, None, 128 * MIB), 256 * MIB);
+        assert_eq!(reserve(200 * MIB, None, 2 * MIB), 10 * MIB);
+        assert_eq!(reserve(200 * MIB, None, 128 * MIB), 128 * MIB, "what is needed is needed");
+        assert_eq!(reserve(50 * GIB, Some(5 * GIB), 128 * MIB), 5 * GIB);
+        assert_eq!(reserve(50 * GIB, Some(1), 128 * MIB), 128 * MIB);
+        assert_eq!(Marks::new(0, Some(100), 0), Marks { reserve_bytes: 100, floor_bytes: 50 });
+    }
+
+    #[test]
+    fn a_volume_fills_at_its_marks_and_recovers_a_quarter_above_them() {
+        let marks = Marks { reserve_bytes: 100, floor_bytes: 50 };
+        for (before, free, after) in [
+            (Open, 1000, Open),
+            (Open, 100, Open),
+            (Open, 99, Full),
+            (Open, 50, Full),
+            (Open, 49, Spent),
+            (Open, 0, Spent),
+            (Full, 99, Full),
+            (Full, 124, Full),
+            (Full, 125, Open),
+            (Full, 50, Full),
+            (Full, 49, Spent),
+            (Spent, 50, Spent),
+            (Spent, 74, Spent),
+            (Spent, 75, Full),
+            (Spent, 124, Full),
+            (Spent, 125, Open),
+        ] {
+            assert_eq!(marks.level(before, free), after, "from {before:?} with {free} free");
+        }
+    }
+
+    #[test]
+    fn a_log_at_its_bound_stops_growing_until_some_of_it_has_gone() {
+        for (before, live, held_up) in [
+            (false, 1599, false),
+            (false, 1600, true),
+            (true, 1500, true),
+            (true, 1499, false),
+            (false, 1500, false),
+        ] {
+            assert_eq!(holds_up(before, live, 1600), held_up, "{before} {live}");
+        }
+    }
+
+    #[test]
+    fn a_group_takes_what_a_majority_of_its_voters_takes() {
+        for (levels, together) in [
+            (vec![], Open),
+            (vec![Open], Open),
+            (vec![Full], Full),
+            (vec![Spent], Spent),
+            (vec![Open, Full], Full),
+            (vec![Open, Open, Spent], Open),
+            (vec![Full, Open, Open], Open),
+            (vec![Full, Open, Full], Full),
+            (vec![Spent, Open, Full], Full),
+            (vec![Spent, Open, Spent], Spent),
+            (vec![Open, Open, Full, Spent], Full),
+            (vec![Open, Spent, Open, Spent, Open], Open),
+            (vec![Full, Spent, Open, Spent, Open], Full),
+        ] {
+            assert_eq!(of_a_majority(levels.clone()), together, "{levels:?}");
+        }
+    }
+}
