@@ -160,5 +160,5 @@ async fn a_sync_of_the_log_that_fails_ends_the_node_and_loses_nothing() {
 
 #[tokio::test]
 async fn a_sync_of_the_store_that_fails_ends_the_node_and_loses_nothing() {
-    a_sync_fails_below("db", "the store failed").await;
+    a_sync_fails_below("db", "Input/output error").await;
 }
