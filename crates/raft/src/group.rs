@@ -155,7 +155,8 @@ impl Group {
         let damages = Damages::default();
         let (wal, stream) = (options.wal.clone(), StreamId(replica.0));
         let log = LogStore::new(wal.clone(), replica, options.space.clone(), damages.clone());
-        let (log, applied, applier) = open_disks(id, replica, log, options, turns, &damages).await?;
+        let (log, applied, applier) =
+            open_disks(id, replica, log, options, turns, &damages).await?;
         let views = Arc::new(Views::new(Box::new(move || {
             wal.bounds(stream).purged.map(|(index, _)| index)
         })));

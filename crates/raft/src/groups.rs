@@ -11,7 +11,6 @@ use stemedb_wal::Wal;
 use tokio::sync::Semaphore;
 
 use crate::Error;
-use crate::damage::refused;
 use crate::group::{Group, GroupOptions};
 use crate::inbound::{kinds, not_here};
 use crate::replay::Replay;

@@ -66,8 +66,9 @@ pub(crate) fn of_a_majority(levels: impl IntoIterator<Item = Level>) -> Level {
 /// Whether a write is let in at a level.
 pub(crate) fn lets_in(level: Level, write: &Write) -> bool {
     let worst = match write {
-        Write::Delete { .. } => Level::Full,
-        Write::Put { .. } | Write::Assert { .. } => Level::Open,
+        // What makes room, sooner or later.
+        Write::Delete { .. } | Write::Expire { .. } | Write::Compact { .. } => Level::Full,
+        Write::Put { .. } | Write::Assert { .. } | Write::Touch { .. } => Level::Open,
     };
     level <= worst
 }

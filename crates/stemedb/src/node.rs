@@ -357,9 +357,7 @@ fn check(options: &NodeOptions) -> Result<(), StartError> {
 
 /// Opens log and store on another thread: both read much, and whoever asks meanwhile how far the
 /// start is should be answered.
-async fn open_disks(
-    options: &NodeOptions,
-) -> Result<(Wal, Recovery, Arc<dyn Store>), StartError> {
+async fn open_disks(options: &NodeOptions) -> Result<(Wal, Recovery, Arc<dyn Store>), StartError> {
     let (wal_dir, db_dir) = (options.wal_dir.clone(), options.db_dir.clone());
     let (segment_bytes, budget) = (options.segment_bytes, options.budget);
     let opening = tokio::task::spawn_blocking(move || {
