@@ -77,10 +77,7 @@ async fn fill(arguments: &ReplayArgs, store: &stemedb::Store, node: SocketAddr) 
     let (mut keys, mut per_key) = (0, 2 * value_bytes as u64 + 500);
     loop {
         let long = log_bytes(node).await?;
-        if keys > 0 {
-            ensure!(long * 2 > keys * value_bytes as u64, "the node flushed: {long} bytes of log");
-            per_key = (long / keys).max(1);
-        }
+        per_key = long.checked_div(keys).unwrap_or(per_key).max(1);
         if long >= wanted {
             return Ok(keys);
         }
@@ -91,14 +88,18 @@ async fn fill(arguments: &ReplayArgs, store: &stemedb::Store, node: SocketAddr) 
     }
 }
 
-/// What the node says of the length of its log: the live part, as far as segments tell.
+/// What the node has written to its log since it was made. All of it must still be there.
 async fn log_bytes(node: SocketAddr) -> Result<u64> {
     let text = get(node, "/metrics").await?.success()?;
     let text = String::from_utf8_lossy(&text);
-    gauge(&text, "stemedb_storage_bytes{kind=\"log\"}").context("no gauge of the log's bytes")
+    let written = gauge(&text, "stemedb_wal_bytes_total").context("no count of log bytes")?;
+    let kept = gauge(&text, "stemedb_storage_bytes{kind=\"log\"}");
+    let kept = kept.context("no gauge of the log's files")?;
+    ensure!(written <= kept, "the log was cut: {written} bytes written, files of {kept} bytes");
+    Ok(written)
 }
 
-/// The value of a gauge in the Prometheus text format.
+/// The value of a metric in the Prometheus text format.
 fn gauge(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim().parse::<f64>().ok()? as u64)

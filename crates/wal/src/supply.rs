@@ -22,9 +22,11 @@ use crate::disk::{Disk, File};
 use crate::ledger::Ledger;
 use crate::segment::{self, SEGMENT_HEADER_BYTES, SegmentHeader};
 
-const FILL_BYTES: usize = 1 << 20;
+/// Written in one go, a page: the kernel keeps what it gets at once together in its cache, and a
+/// record written into a piece of a mebibyte later makes all of it dirty and is slower to sync.
+const FILL_BYTES: usize = 4 << 10;
 /// A sync of more at once would hold up the syncs of the log.
-const FILL_SYNC_CHUNKS: u64 = 4;
+const FILL_SYNC_CHUNKS: u64 = (1 << 20) / FILL_BYTES as u64;
 
 /// Between two tries of a writer that waits for space: nothing tells when there is some.
 const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(50);
