@@ -1,14 +1,16 @@
 //! A store that an earlier build wrote opens for ever, and reads as it did.
 //!
-//! `testdata/v1` was written once, by the generator below, and never changes. A
+//! `testdata/vN` was written once, by the generator below as it was then, and never changes. A
 //! build that can't read it has broken the format: give the format a new
-//! version and a way from the old one, and keep this test as it is.
+//! version and a way from the old one, and keep these tests as they are.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use stemedb_engine::Group;
+use stemedb_engine::check::check;
+use stemedb_engine::{Group, RocksStore};
 use stemedb_machine::meta::{Founding, MetaRecord};
 use stemedb_machine::shard::suite::{Run, all_keys, item, key, statement};
 use stemedb_machine::shard::{Answer, Pattern, Read, ReadAnswer, View};
@@ -20,11 +22,20 @@ use crate::common::{Counted, commits, copy, group};
 /// Set it to a folder that does not exist, and the generator writes a fixture there.
 const GENERATE: &str = "STEMEDB_GENERATE_FIXTURE";
 
-fn testdata() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v1")
+/// A copy of the store that format was frozen with, and the store opened in it.
+fn frozen(format: &str) -> (TempDir, Arc<RocksStore>) {
+    let dir = TempDir::new().unwrap();
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(format), dir.path());
+    assert_eq!(check(dir.path(), &mut |_, _| {}).unwrap().faults, []);
+    let store = crate::common::open(dir.path());
+    // It was brought up to this build's format on the way.
+    let line = fs::read_to_string(dir.path().join("FORMAT")).unwrap();
+    assert_eq!(line, "stemedb-store 2\n");
+    (dir, store)
 }
 
 /// Two buckets and claims in group 1, which took a snapshot once; founding records in group 0.
+/// Since format 2: keys that go by themselves, and a floor, in group 2.
 fn write(dir: &Path) {
     let sent = TempDir::new().unwrap();
     let mut run = Run::new(Counted::over(group(sent.path(), 1)));
@@ -43,6 +54,14 @@ fn write(dir: &Path) {
     run.replica.commits = commits;
     run.assert(vec![item("ci", &statement("s", "p", 1)), item("ci", &statement("s/1", "q", 2))]);
     run.assert(vec![item("else", &statement("s", "p", 1))]);
+    let mut timed = Run::new(Counted::over(Group::open(store.clone(), GroupId(2)).unwrap()));
+    timed.put(b"k", b"old");
+    timed.put(b"k", b"new");
+    timed.put_until(b"soon", b"here", 256);
+    timed.touch(b"soon", 512);
+    timed.put_until(b"gone", b"here", 128);
+    timed.expire(b"gone", 5);
+    timed.compact(2);
     let meta = Group::open(store.clone(), GroupId::META).unwrap();
     let mut batch = meta.batch();
     let founding = Founding { cluster: ClusterId(9), replication_factor: 3, at_ms: 5 };
@@ -73,12 +92,39 @@ fn generate() {
 
 #[test]
 fn a_store_of_format_1_reads_as_it_was_written() {
-    let dir = TempDir::new().unwrap();
-    copy(&testdata(), dir.path());
-    let store = crate::common::open(dir.path());
-    // It was brought up to this build's format on the way.
-    let format = fs::read_to_string(dir.path().join("FORMAT")).unwrap();
-    assert_eq!(format, "stemedb-store 2\n");
+    let (_dir, store) = frozen("v1");
+    reads_as_format_1(store);
+}
+
+#[test]
+fn a_store_of_format_2_reads_as_it_was_written() {
+    let (_dir, store) = frozen("v2");
+    let group = Group::open(store.clone(), GroupId(2)).unwrap();
+    let due = group.due(1000, 9).unwrap();
+    let due: Vec<_> = due.iter().map(|due| (due.at_ms, due.key.clone(), due.lease)).collect();
+    assert_eq!(due, [(512, key(b"soon"), Revision(4))]);
+    let mut run = Run::new(Counted::over(group));
+    let read = |run: &Run<Counted>, key: &[u8], as_of| match run.get(key, as_of) {
+        ReadAnswer::Value { version, .. } => Some(version.map(|version| version.value)),
+        // Below the floor.
+        _ => None,
+    };
+    let there = |value: &'static str| Some(Some(Bytes::from(value)));
+    assert_eq!((read(&run, b"k", Some(2)), read(&run, b"k", Some(1))), (there("new"), None));
+    assert_eq!(
+        (read(&run, b"soon", None), read(&run, b"soon", Some(3))),
+        (there("here"), there("here"))
+    );
+    assert_eq!(read(&run, b"gone", None), Some(None));
+    // And the key that is due goes.
+    run.expire(b"soon", 4);
+    assert_eq!(read(&run, b"soon", None), Some(None));
+    assert_eq!(run.replica.group.due(1000, 9).unwrap(), []);
+    reads_as_format_1(store);
+}
+
+/// What format 1 could hold, in the frozen stores of all formats.
+fn reads_as_format_1(store: Arc<RocksStore>) {
     let meta = Group::open(store.clone(), GroupId::META).unwrap();
     assert_eq!(meta.applied().unwrap().as_deref(), Some(&b"meta mark"[..]));
     let state = meta.meta_state().unwrap();
