@@ -81,6 +81,21 @@ pub(crate) fn unread(what: &'static str, cause: rocksdb::Error) -> Error {
     }
 }
 
+/// Makes a folder and its parents if they are not there. Its name is synced even if it is there: an
+/// earlier start may have made it and died, and a power cut would take the whole store with the name.
+fn make_folder(dir: &Path) -> std::io::Result<()> {
+    let parents = || dir.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
+    if !dir.is_dir() {
+        fs::create_dir_all(dir)?;
+        return parents().try_for_each(|parent| fs::File::open(parent)?.sync_all());
+    }
+    // A parent that we may not open is not one that we have made this in.
+    match parents().next().map(fs::File::open) {
+        Some(Ok(parent)) => parent.sync_all(),
+        _ => Ok(()),
+    }
+}
+
 impl RocksStore {
     /// Opens the store in `dir`, making it if it is not there, and brings an older format up.
     ///
@@ -88,7 +103,7 @@ impl RocksStore {
     /// newer build wrote it; nothing was changed then.
     pub fn open(dir: &Path, budget: Budget) -> Result<Self, Error> {
         let staging = dir.join(STAGING);
-        fs::create_dir_all(dir).map_err(|cause| io("open", cause))?;
+        make_folder(dir).map_err(|cause| io("open", cause))?;
         let lock = Lock::take(dir)?;
         format::bring_up(dir)?;
         let floors = Arc::new(Floors::default());

@@ -63,6 +63,8 @@ mod taking;
 mod types;
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod suite_tests;
 
 pub use applier::Applied;

@@ -11,8 +11,8 @@
 //! the node says yes, and it never says yes to another.
 //!
 //! The file is replaced by rename, so a crash leaves the old one or the new.
-//! Volumes that disagree, or one of which is blank, are not started on: which
-//! of the two to believe is not a guess to make (healing a lost volume comes
+//! Volumes that disagree, or one of which is blank while the other is part of something, are not
+//! started on: which of the two to believe is not a guess to make (healing a lost volume comes
 //! with the cluster part).
 
 use std::fs;
@@ -95,6 +95,11 @@ impl Identity {
             (Some(_), Some(Err(_))) => true,
         }
     }
+
+    /// It is part of nothing and has promised nothing.
+    fn is_unheard_of(&self) -> bool {
+        self.cluster.is_none() && self.proposal.is_none() && self.meta_replica.is_none()
+    }
 }
 
 /// The identity and where it is kept.
@@ -130,6 +135,12 @@ impl IdentityFiles {
                 return Err(mismatch(format!("one is node {}, the other {}", one.node, two.node)));
             }
             (Some(one), Some(two)) => newer(one, two),
+            // The power went between the two first files: nobody has heard of this id yet.
+            (Some(one), None) | (None, Some(one)) if one.is_unheard_of() => {
+                let files = Self { dirs, identity: one };
+                files.write()?;
+                return Ok(files);
+            }
             (Some(one), None) => {
                 return Err(mismatch(format!(
                     "the store's is blank, the log's is node {}",
@@ -265,7 +276,8 @@ mod tests {
             tempfile::tempdir().unwrap(),
             tempfile::tempdir().unwrap(),
         );
-        IdentityFiles::open(wal.path(), db.path(), NodeId(1)).unwrap();
+        let mut files = IdentityFiles::open(wal.path(), db.path(), NodeId(1)).unwrap();
+        files.update(|id| id.proposal = Some(vec![1])).unwrap();
         let blank = tempfile::tempdir().unwrap();
         for (a, b) in [(wal.path(), blank.path()), (blank.path(), db.path())] {
             let refused = IdentityFiles::open(a, b, NodeId(2)).unwrap_err();
@@ -275,6 +287,19 @@ mod tests {
         IdentityFiles::open(other.path(), blank.path(), NodeId(3)).unwrap();
         let refused = IdentityFiles::open(wal.path(), other.path(), NodeId(2)).unwrap_err();
         assert!(matches!(refused, IdentityError::Mismatch { .. }), "{refused}");
+    }
+
+    #[test]
+    fn a_crash_between_the_two_first_files_leaves_a_node_that_starts() {
+        for lost in [0, 1] {
+            let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let [wal, db] = [dirs[0].path(), dirs[1].path()];
+            IdentityFiles::open(wal, db, NodeId(1)).unwrap();
+            fs::remove_file(dirs[lost].path().join(FILE)).unwrap();
+            let again = IdentityFiles::open(wal, db, NodeId(2)).unwrap();
+            assert_eq!(again.get().node, NodeId(1));
+            assert!(dirs[lost].path().join(FILE).exists());
+        }
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(crate) async fn live(core: Arc<Core>) {
     tokio::select! {
         () = core.stop.cancelled() => {}
         () = core.failed() => {}
-        lived = live_on(&core) => if let Err(cause) = lived { core.fail(cause) },
+        () = live_until_failed(&core) => {}
     }
     if !core.stop.is_cancelled() {
         // It can't write any more: whoever waits for its groups should turn to others at once.
@@ -61,6 +61,15 @@ pub(crate) async fn live(core: Arc<Core>) {
     if let Some(gossip) = &core.gossip {
         // Had it ended before, so much the better.
         let _ = gossip.stop().await;
+    }
+}
+
+/// Ends only if the node can't go on.
+async fn live_until_failed(core: &Arc<Core>) {
+    match live_on(core).await {
+        Err(cause) => core.fail(cause),
+        // Without its meta group; its shards live on.
+        Ok(()) => std::future::pending().await,
     }
 }
 
@@ -262,28 +271,36 @@ async fn follow_meta(core: &Arc<Core>, group: &Group) -> Result<(), Fatal> {
 }
 
 /// Opens every group that the layout gives this node, but for what is set aside: all at once, so
-/// that their logs are replayed side by side and it is known from the beginning how much there is
-/// to replay.
+/// that their logs are replayed side by side, and it is known from the beginning how much there is.
 async fn keep_in_line(core: &Arc<Core>, state: &MetaState) -> Result<(), Fatal> {
     let open = core.groups.all().iter().map(|group| (group.id(), group.replica())).collect();
     let aside = core.quarantine.replicas();
-    let mut opening = Vec::new();
-    for action in reconcile(core.node, &state.layout, &open, &aside) {
-        match action {
-            Action::Open { group: id, replica, members } => opening.push(async move {
-                let Some(group) = open_group(core, id, replica).await? else { return Ok(()) };
-                let founded = group.found(&members).await;
-                founded.map_err(|cause| Fatal::Disk(cause.to_string()))
-            }),
-            Action::Close { group } => core.close_group(group).await,
-            Action::Lift { group, replica } => {
-                tracing::info!(%group, %replica, "another replica takes the place of a damaged one");
-                core.quarantine.lift(group, replica);
-                core.save_quarantine().await?;
-            }
+    let actions = reconcile(core.node, &state.layout, &open, &aside).into_iter();
+    let opens = |action: &Action| matches!(action, Action::Open { .. });
+    let (opening, before): (Vec<_>, Vec<_>) = actions.partition(opens);
+    for action in before {
+        act(core, action).await?;
+    }
+    try_join_all(opening.into_iter().map(|action| act(core, action))).await.map(|_| ())
+}
+
+async fn act(core: &Arc<Core>, action: Action) -> Result<(), Fatal> {
+    match action {
+        Action::Open { group: id, replica, members } => {
+            let Some(group) = open_group(core, id, replica).await? else { return Ok(()) };
+            let founded = group.found(&members).await;
+            founded.map_err(|cause| Fatal::Disk(cause.to_string()))
+        }
+        Action::Close { group } => {
+            core.close_group(group).await;
+            Ok(())
+        }
+        Action::Lift { group, replica } => {
+            tracing::info!(%group, %replica, "another replica takes the place of a damaged one");
+            core.quarantine.lift(group, replica);
+            core.save_quarantine().await
         }
     }
-    try_join_all(opening).await.map(|_| ())
 }
 
 /// What the meta leader does beside leading: writes the first entry, takes in new members.

@@ -97,9 +97,9 @@ impl Core {
 
     /// Ready: joined, disks sound, not draining, and each replica here has once caught up. A
     /// quorum lost later does not take it back, nor does a full disk: reads and deletes go on,
-    /// so traffic should come. It is among the reasons all the same. A shard that is set aside here
-    /// is named, and served by others; without the meta group this node lets nobody in, so it is not
-    /// ready.
+    /// so traffic should come. It is among the reasons all the same. A shard that is set aside
+    /// here is named, and served by others; without the meta group this node lets nobody in, so it
+    /// is not ready.
     pub(crate) fn readiness(&self) -> Readiness {
         let mut reasons = Vec::new();
         match &*self.phase.borrow() {

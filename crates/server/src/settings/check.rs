@@ -37,6 +37,10 @@ pub(crate) struct Settings {
     pub(crate) db_dir: PathBuf,
     /// Free bytes of each volume below which writes are refused; `None`: it depends on the volume.
     pub(crate) disk_reserve_bytes: Option<u64>,
+    /// Size of one file of the log.
+    pub(crate) wal_segment_bytes: u64,
+    /// How much of the log only the log has, before the store is flushed.
+    pub(crate) wal_live_bytes: u64,
     /// Peers' gossip addresses, without this node's own literal one.
     pub(crate) join: Vec<JoinTarget>,
     /// How many nodes found a cluster together; `None`: this node only ever joins.
@@ -99,6 +103,8 @@ pub(crate) fn check(effective: &Effective, machine: &impl Machine) -> Result<Set
         wal_dir: from.path("wal-dir")?,
         db_dir: from.path("db-dir")?,
         disk_reserve_bytes: Some(from.bytes("disk-reserve-bytes")?).filter(|bytes| *bytes > 0),
+        wal_segment_bytes: from.bytes("wal-segment-bytes")?,
+        wal_live_bytes: from.bytes("wal-live-bytes")?,
         bootstrap_expect: match from.number("bootstrap-expect")? {
             Some(expect) => Some(expect),
             None if join.is_empty() => Some(1),

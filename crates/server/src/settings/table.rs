@@ -86,6 +86,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Kept free on each volume: below it writes are refused [default: a twentieth of the volume, at most 1GiB; never less than the node needs]",
     ),
     setting(
+        "wal-segment-bytes",
+        Kind::Bytes(4 << 10, 1 << 30),
+        Some("64MiB"),
+        "Size of one file of the log",
+    ),
+    setting(
+        "wal-live-bytes",
+        Kind::Bytes(64 << 10, 1 << 30),
+        Some("256MiB"),
+        "The store is flushed, and the log cut, once the log holds this much that only it has",
+    ),
+    setting(
         "join",
         Kind::Peers,
         None,

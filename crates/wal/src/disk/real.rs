@@ -19,13 +19,19 @@ pub struct RealDisk {
 }
 
 impl RealDisk {
-    /// Opens `path`, making it and its parents if they are not there. The new names are synced.
+    /// Opens `path`, making it and its parents if they are not there. Its name is synced even if
+    /// it is there: an earlier start may have made it and died, and a power cut would take the
+    /// whole log with the name.
     pub fn open(path: &Path) -> io::Result<Self> {
+        let parents = || path.ancestors().skip(1).filter(|a| !a.as_os_str().is_empty());
         if !path.is_dir() {
             fs::create_dir_all(path)?;
-            for made in path.ancestors().skip(1).filter(|a| !a.as_os_str().is_empty()) {
+            for made in parents() {
                 fs::File::open(made)?.sync_all()?;
             }
+        } else if let Some(Ok(parent)) = parents().next().map(fs::File::open) {
+            // One that we may not open is not one that we have made this in.
+            parent.sync_all()?;
         }
         Ok(Self { path: path.to_path_buf(), dir: fs::File::open(path)? })
     }
