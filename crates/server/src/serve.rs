@@ -185,7 +185,6 @@ async fn start_node(settings: &Settings) -> Result<Node, Failure> {
     options.wal_dir = settings.wal_dir.clone();
     options.db_dir = settings.db_dir.clone();
     options.segment_bytes = settings.wal_segment_bytes;
-    options.live_log_bytes_max = settings.wal_live_bytes;
     options.name = settings.node_name.clone();
     options.zone = settings.zone.clone();
     options.addresses = addresses(settings);

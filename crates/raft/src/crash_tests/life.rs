@@ -26,8 +26,10 @@ use super::history::{History, Logged, Stream};
 use super::state::{apply_plainly, whole};
 use crate::applier::{Applied, Applier};
 use crate::codec::decode_applied;
+use crate::damage::Damages;
 use crate::log_store::LogStore;
 use crate::snapshot::SnapshotData;
+use crate::space::Space;
 use crate::types::{
     CommandBytes, Config, Entry, Holder, LogId, Membership, Payload, SnapshotMeta, Vote, log_id,
 };
@@ -194,7 +196,7 @@ impl Bench {
         let peers = (0..GROUPS).map(|group| {
             let applied =
                 Applied::open(EngineGroup::open(peer.clone(), group_id(group)).unwrap()).unwrap();
-            let applier = Applier::open(applied.clone()).unwrap();
+            let applier = Applier::open(applied.clone(), Damages::default()).unwrap();
             (applied, applier, 0)
         });
         let mut bench = Self {
@@ -486,7 +488,7 @@ impl Parts {
         let replicas = (0..GROUPS).map(|number| {
             let group = EngineGroup::open(store.clone(), group_id(number)).unwrap();
             let applied = Applied::open(group).unwrap();
-            let applier = Applier::open(applied.clone()).unwrap();
+            let applier = Applier::open(applied.clone(), Damages::default()).unwrap();
             Replica { log: log_of(wal, number), applied, applier }
         });
         let replicas = replicas.collect();
@@ -495,7 +497,7 @@ impl Parts {
 }
 
 fn log_of(wal: &Wal, group: usize) -> LogStore {
-    LogStore::new(wal.clone(), ReplicaId(group as u64 + 1))
+    LogStore::new(wal.clone(), ReplicaId(group as u64 + 1), Space::default(), Damages::default())
 }
 
 /// The crash, and what comes back.

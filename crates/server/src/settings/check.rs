@@ -39,8 +39,6 @@ pub(crate) struct Settings {
     pub(crate) disk_reserve_bytes: Option<u64>,
     /// Size of one file of the log.
     pub(crate) wal_segment_bytes: u64,
-    /// How much of the log only the log has, before the store is flushed.
-    pub(crate) wal_live_bytes: u64,
     /// Peers' gossip addresses, without this node's own literal one.
     pub(crate) join: Vec<JoinTarget>,
     /// How many nodes found a cluster together; `None`: this node only ever joins.
@@ -104,7 +102,6 @@ pub(crate) fn check(effective: &Effective, machine: &impl Machine) -> Result<Set
         db_dir: from.path("db-dir")?,
         disk_reserve_bytes: Some(from.bytes("disk-reserve-bytes")?).filter(|bytes| *bytes > 0),
         wal_segment_bytes: from.bytes("wal-segment-bytes")?,
-        wal_live_bytes: from.bytes("wal-live-bytes")?,
         bootstrap_expect: match from.number("bootstrap-expect")? {
             Some(expect) => Some(expect),
             None if join.is_empty() => Some(1),

@@ -92,12 +92,6 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Size of one file of the log",
     ),
     setting(
-        "wal-live-bytes",
-        Kind::Bytes(64 << 10, 1 << 30),
-        Some("256MiB"),
-        "The store is flushed, and the log cut, once the log holds this much that only it has",
-    ),
-    setting(
         "join",
         Kind::Peers,
         None,
@@ -173,7 +167,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     setting(
         "live-log-bytes-max",
-        Kind::Bytes(16 << 20, 1 << 34),
+        Kind::Bytes(64 << 10, 1 << 34),
         Some("256MiB"),
         "Log that a restart would have to replay: beyond it the store is flushed and the log cut",
     ),

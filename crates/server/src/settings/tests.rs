@@ -249,7 +249,6 @@ fn config_show_masks_secrets_and_names_sources() {
             "db-dir = /data/db (default)",
             "disk-reserve-bytes = - (default)",
             "wal-segment-bytes = 64MiB (default)",
-            "wal-live-bytes = 256MiB (default)",
             "join = - (default)",
             "bootstrap-expect = - (default)",
             "shards = 8 (file s.toml)",

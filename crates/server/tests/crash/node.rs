@@ -57,7 +57,7 @@ impl Node {
             .env("STEMEDB_WAL_DIR", self.data().join("wal"))
             .env("STEMEDB_DB_DIR", self.data().join("db"))
             .env("STEMEDB_WAL_SEGMENT_BYTES", "256KiB")
-            .env("STEMEDB_WAL_LIVE_BYTES", "512KiB")
+            .env("STEMEDB_LIVE_LOG_BYTES_MAX", "512KiB")
             .env("STEMEDB_WRITE_BUFFER_BYTES", "1MiB")
             .env("STEMEDB_ROOT_API_KEY", ROOT_KEY)
             .env("STEMEDB_LOG", "warn")
