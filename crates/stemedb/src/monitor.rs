@@ -124,8 +124,9 @@ async fn shorten_the_log(core: &Arc<Core>, still_long: bool) -> bool {
     let live_bytes = core.wal.stats().live_bytes;
     let long = live_bytes >= core.live_log_bytes_max;
     let groups = core.groups.all();
-    // A flush for which there is no space would only fail.
-    if long && core.disks.lets_the_store_flush() {
+    // A flush for which there is no space would only fail, and while the log is replayed nothing
+    // can be cut behind one yet.
+    if long && core.disks.lets_the_store_flush() && core.startup().done {
         let store = core.store.clone();
         match tokio::task::spawn_blocking(move || store.flush()).await {
             Ok(Ok(())) => {}

@@ -41,6 +41,8 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 const RELEASE_MAX: Duration = Duration::from_secs(2);
 /// Memtables that the store may hold, and flush one behind another.
 const MEMTABLES_MAX: u64 = 3;
+/// The most that is kept free for them, whatever the budget says, in bytes.
+const MEMTABLES_RESERVE_MAX: u64 = 1 << 30;
 
 /// A running node. Cheap to clone; [`Node::shutdown`] stops it, dropping the last clone does too,
 /// without handing its leaderships over.
@@ -407,6 +409,8 @@ fn volumes(options: &NodeOptions) -> [Volume; 2] {
     let reserve = options.disk_reserve_bytes;
     let segments = options.segment_bytes.saturating_mul(2);
     let memtables = (options.budget.write_buffer_bytes as u64).saturating_mul(MEMTABLES_MAX);
+    // A budget beyond all volumes is for a store that is never meant to flush.
+    let memtables = memtables.min(MEMTABLES_RESERVE_MAX);
     [
         Volume::new(LOG, &options.wal_dir, reserve, segments),
         Volume::new(STORE, &options.db_dir, reserve, memtables),
