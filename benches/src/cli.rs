@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::versions::VersionsArgs;
+
 /// Measures StemeDB beside etcd on this machine.
 #[derive(Debug, Parser)]
 #[command(name = "stemedb-benches", version)]
@@ -29,6 +31,8 @@ pub(crate) enum Command {
     Snapshot(SnapshotArgs),
     /// CPU and memory of three nodes nobody talks to, and memory of one alone
     Idle(IdleArgs),
+    /// Old versions of keys, kept in our rows and by RocksDB's user-defined timestamps
+    Versions(VersionsArgs),
 }
 
 /// A database that can be measured.

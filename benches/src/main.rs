@@ -19,6 +19,7 @@
 //! | `log_wal`, `log_raft_engine`, `log_rocksdb` | the logs, as one writer sees them |
 //! | `writes`, `replay`, `snapshot` | what a put costs the disk; coming back; a snapshot's price |
 //! | `open_loop` | puts on a schedule |
+//! | `versions` | old versions of keys: our rows beside RocksDB's user-defined timestamps |
 //! | `load` | the closed loop and what one cell of the table is |
 //! | `tally` | what is counted, and how counts are put together |
 //! | `stemedb`, `etcd` | how a cluster of each is started and talked to |
@@ -49,6 +50,7 @@ mod snapshot;
 mod stemedb;
 mod table;
 mod tally;
+mod versions;
 mod wal;
 mod writes;
 
@@ -89,6 +91,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             Command::Replay(arguments) => replay::run(arguments).await,
             Command::Snapshot(arguments) => snapshot::run(arguments).await,
             Command::Idle(arguments) => idle::run(arguments).await,
+            Command::Versions(arguments) => versions::run(arguments),
         }
     };
     tokio::select! {
