@@ -32,6 +32,8 @@ use crate::{metrics_help, telemetry};
 
 /// How long a node that can't write any more shows why, before it ends.
 const FATAL_SHOWN: Duration = Duration::from_secs(60);
+/// How long a node has to come to rest once its doors are closed.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(15);
 /// Bytes of chance in a key.
 const KEY_BYTES: usize = 24;
 
@@ -66,8 +68,10 @@ async fn serve(settings: Settings, until_stdin_ends: bool) -> Result<(), Failure
     let result = end(&node, until_stdin_ends).await;
     closing.cancel();
     served.await;
-    if result.is_ok() {
-        node.shutdown().await;
+    // Whatever ended it: a thread that still uses the store while the process ends makes it end
+    // by a signal, and with another code. A disk that hangs is not waited for.
+    if tokio::time::timeout(SHUTDOWN_MAX, node.shutdown()).await.is_err() {
+        tracing::warn!("the node did not come to rest");
     }
     upkeep.abort();
     result
