@@ -362,7 +362,7 @@ impl Bench {
         }
         let upto = applied + 1 + self.draw.below(end - applied);
         self.save_committed(group, upto - 1).await?;
-        self.apply(group, upto).await;
+        self.apply(group, upto).await?;
         let model = &mut self.models[group];
         tally.acknowledged += upto.saturating_sub(model.answered);
         model.answered = model.answered.max(upto);
@@ -376,14 +376,16 @@ impl Bench {
     }
 
     /// Applies up to, not including, `end`, as the log has it.
-    async fn apply(&mut self, group: usize, end: u64) {
+    async fn apply(&mut self, group: usize, end: u64) -> io::Result<()> {
         let from = self.models[group].applied;
         let replica = self.replica(group);
-        let entries = replica.log.try_get_log_entries(from..end).await.unwrap();
+        // The log's own threads may have met the crash meanwhile.
+        let entries = replica.log.try_get_log_entries(from..end).await?;
         assert_eq!(entries.len() as u64, end - from, "what is committed can be read");
         let run = entries.into_iter().map(|entry| Ok((entry, None)));
         replica.applier.apply(futures_util::stream::iter(run)).await.unwrap();
         self.models[group].applied = end;
+        Ok(())
     }
 
     /// A new leader takes away what was never committed.
@@ -670,7 +672,7 @@ impl Bench {
             // Alone, it leads again and commits what its log holds.
             let end = self.models[group].entries.len() as u64;
             tally.replayed += end - applied;
-            self.apply(group, end).await;
+            self.apply(group, end).await?;
             self.models[group].answered = end;
             self.compare(group, mark);
         }
