@@ -5,7 +5,7 @@
 //! every live file itself (`sst`): data, index, filter, properties. Every row must parse. Where RocksDB can't
 //! say which files live, all that are there are read.
 //!
-//! [`repair`] does what loses nothing: it takes away what an install that never happened has
+//! [`fn@repair`] does what loses nothing: it takes away what an install that never happened has
 //! left. For a damaged table file nothing is safe: the rows in it are this node's only copy, a
 //! file without them would be served as if they had never been, and no replica may guess. It says so,
 //! and what a person can do. What RocksDB offers under that name (`DB::repair`) drops damaged
