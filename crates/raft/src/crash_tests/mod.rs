@@ -23,8 +23,9 @@
 //! | the state | that of the machine on plain maps after exactly as many commands (I7, I8) |
 //! | acknowledged commands | all of them are in the log or in the store |
 //!
-//! `STEMEDB_CRASH_POINTS` asks for more or fewer (500 by default, 2,000 in `scripts/crash`), `STEMEDB_SEED` replays one seed. Completions
-//! come on the log's own thread, so a seed repeats as far as that thread's batches do.
+//! `STEMEDB_CRASH_POINTS` asks for more or fewer (500 by default, 2,000 in `scripts/crash`),
+//! `STEMEDB_SEED` replays one seed. Completions come on the log's own thread, so a seed repeats as
+//! far as that thread's batches do.
 
 mod copies;
 mod history;
