@@ -1,9 +1,11 @@
-//! Threads that each wait until their record is durable before they write the next.
+//! Writers that each wait until their record is durable before they write the next: threads, or
+//! tasks where a log can be waited for without a thread.
 //!
 //! The number of writers is the number of records in flight, so what a log makes of many
 //! writers is what it makes of one sync. A cell warms up first, then counts for a fixed time: a
 //! record counts if it was durable while the clock was running.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -53,6 +55,15 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
 }
 
+/// One writer's hand on a log that calls back.
+pub(crate) trait TaskWriter: Send {
+    /// Appends a record; ready once it is durable.
+    ///
+    /// # Errors
+    /// It is not.
+    fn append(&mut self, record: &[u8]) -> impl Future<Output = Result<()>> + Send;
+}
+
 const WARM_UP: u8 = 0;
 const MEASURED: u8 = 1;
 const OVER: u8 = 2;
@@ -80,6 +91,44 @@ pub(crate) fn run(log: &dyn Log, plan: Plan, stop: &AtomicBool) -> Result<Run> {
         waited?;
         after?.since(&before?, tally)
     })
+}
+
+/// As [`run`], with a task for each writer, on as many threads as there are cores.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_tasks<W: TaskWriter + 'static>(
+    plan: Plan,
+    stop: &AtomicBool,
+    writer: impl Fn(u64) -> W,
+) -> Result<Run> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().build()?;
+    let phase = Arc::new(AtomicU8::new(WARM_UP));
+    let writers: Vec<_> = (plan.first_writer..plan.first_writer + plan.writers)
+        .map(|number| {
+            let (writer, phase) = (writer(number), phase.clone());
+            runtime.spawn(async move {
+                let outcome = drive_task(writer, plan, number, &phase).await;
+                if outcome.is_err() {
+                    phase.store(OVER, Ordering::Relaxed);
+                }
+                outcome
+            })
+        })
+        .collect();
+    let waited = wait(plan.warm_up, &phase, stop);
+    let before = Clocks::read();
+    phase.fetch_max(MEASURED, Ordering::Relaxed);
+    let waited = waited.and_then(|()| wait(plan.measured, &phase, stop));
+    phase.store(OVER, Ordering::Relaxed);
+    let after = Clocks::read();
+    let mut tally = Tally::new()?;
+    for writer in writers {
+        let told = runtime.block_on(writer).map_err(|_| anyhow!("a writer panicked"))??;
+        tally.merge(&told)?;
+    }
+    waited?;
+    after?.since(&before?, tally)
 }
 
 struct Clocks {
@@ -139,13 +188,37 @@ fn drive(
     phase: &AtomicU8,
 ) -> Result<Tally> {
     let mut tally = Tally::new()?;
-    let mut chance =
-        SmallRng::seed_from_u64(plan.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut chance = chance(plan, number);
     let mut record = vec![0; plan.record_bytes];
     while phase.load(Ordering::Relaxed) != OVER {
         chance.fill_bytes(&mut record);
         let begun = Instant::now();
         writer.append(&record)?;
+        let took = begun.elapsed();
+        if phase.load(Ordering::Relaxed) == MEASURED {
+            tally.succeeded(took)?;
+        }
+    }
+    Ok(tally)
+}
+
+fn chance(plan: Plan, number: u64) -> SmallRng {
+    SmallRng::seed_from_u64(plan.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+async fn drive_task(
+    mut writer: impl TaskWriter,
+    plan: Plan,
+    number: u64,
+    phase: &AtomicU8,
+) -> Result<Tally> {
+    let mut tally = Tally::new()?;
+    let mut chance = chance(plan, number);
+    let mut record = vec![0; plan.record_bytes];
+    while phase.load(Ordering::Relaxed) != OVER {
+        chance.fill_bytes(&mut record);
+        let begun = Instant::now();
+        writer.append(&record).await?;
         let took = begun.elapsed();
         if phase.load(Ordering::Relaxed) == MEASURED {
             tally.succeeded(took)?;

@@ -1,9 +1,8 @@
-//! Our log as a writer sees it: a stream for each, and two ways to wait.
+//! Our log as a writer sees it: a stream for each, and three ways to wait.
 //!
-//! A writer either blocks in `append_durable`, or appends with a completion and sleeps until
-//! that is called. The first is what a program of threads does, the second is the door that the
-//! Raft log goes through (there the completion wakes no thread, but puts a message into a
-//! queue).
+//! A thread either blocks in `append_durable`, or appends with a completion and sleeps until
+//! that is called. Or the writer is a task, which the completion wakes: that is the door that the
+//! Raft log goes through, and what a node's groups are.
 //!
 //! Streams are purged as they grow, as a Raft log is behind its snapshots, so segments are
 //! recycled. The purge travels with the next append and is not waited for.
@@ -16,8 +15,9 @@ use std::thread::{self, Thread};
 use anyhow::{Result, bail};
 use bytes::Bytes;
 use stemedb_wal::{Error, Options, StreamId, Wal};
+use tokio::sync::oneshot;
 
-use crate::durable::{Log, Writer};
+use crate::durable::{Log, TaskWriter, Writer};
 
 /// A stream is purged each time it has grown by so many records.
 pub(crate) const PURGE_RECORDS: u64 = 1000;
@@ -44,6 +44,34 @@ impl OurLog {
     /// The disk refused.
     pub(crate) fn open(dir: &Path, wait: Wait) -> Result<Self> {
         Ok(OurLog { wal: Wal::open(dir, Options::default())?.0, wait })
+    }
+}
+
+impl OurLog {
+    /// The hand of one writer that is a task.
+    pub(crate) fn task_writer(&self, number: u64) -> OurTaskWriter {
+        OurTaskWriter { wal: self.wal.clone(), stream: StreamId(number + 1), index: 0 }
+    }
+}
+
+/// A task's hand on the log.
+pub(crate) struct OurTaskWriter {
+    wal: Wal,
+    stream: StreamId,
+    index: u64,
+}
+
+impl TaskWriter for OurTaskWriter {
+    async fn append(&mut self, record: &[u8]) -> Result<()> {
+        self.index += 1;
+        if self.index.is_multiple_of(PURGE_RECORDS) {
+            self.wal.purge_to(self.stream, self.index - 1, Bytes::new(), None)?;
+        }
+        let (payload, (tell, told)) = (Bytes::copy_from_slice(record), oneshot::channel());
+        let done = Box::new(move |result| drop(tell.send(result)));
+        // So few writers never fill the queue.
+        self.wal.append(self.stream, self.index, vec![payload], done)?;
+        Ok(told.await??)
     }
 }
 

@@ -39,7 +39,7 @@ impl Default for Budget {
     fn default() -> Self {
         Self {
             block_cache_bytes: 64 << 20,
-            write_buffer_bytes: 32 << 20,
+            write_buffer_bytes: 64 << 20,
             compaction_bytes_per_second: 128 << 20,
         }
     }
@@ -50,6 +50,10 @@ const MEMTABLES: u16 = 3;
 /// RocksDB's newest table format.
 const TABLE_FORMAT: i32 = 7;
 const FILTER_BITS_PER_NAME: f64 = 10.0;
+/// Flushed files that wait for a compaction. Each time all of the level below is written anew as
+/// far as keys overlap, so half as many compactions are half as many bytes; a read asks the filters
+/// of so many more files.
+const LEVEL_ZERO_FILES: i32 = 8;
 /// One flush and one compaction at a time: a node has few cores, and its log comes first.
 const BACKGROUND_JOBS: i32 = 2;
 /// RocksDB's list of its files is begun anew at this size.
@@ -86,6 +90,7 @@ pub(crate) fn options(budget: Budget) -> Options {
     ));
     options.set_write_buffer_size(budget.write_buffer_bytes);
     options.set_max_write_buffer_number(MEMTABLES.into());
+    options.set_level_zero_file_num_compaction_trigger(LEVEL_ZERO_FILES);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_max_background_jobs(BACKGROUND_JOBS);

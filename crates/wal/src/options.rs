@@ -36,7 +36,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            segment_bytes: 64 * MIB,
+            segment_bytes: 16 * MIB,
             tail_cache_bytes: 64 * MIB as usize,
             queue_bytes_max: 64 * MIB as usize,
             spare_segments: 1,

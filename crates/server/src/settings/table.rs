@@ -88,7 +88,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting(
         "wal-segment-bytes",
         Kind::Bytes(4 << 10, 1 << 30),
-        Some("64MiB"),
+        Some("16MiB"),
         "Size of one file of the log",
     ),
     setting(
@@ -150,7 +150,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting(
         "write-buffer-bytes",
         Kind::Bytes(1 << 20, 1 << 32),
-        Some("32MiB"),
+        Some("64MiB"),
         "Memory for writes the store has not flushed; up to three of these are held",
     ),
     setting(

@@ -248,7 +248,7 @@ fn config_show_masks_secrets_and_names_sources() {
             "wal-dir = /data/wal (default)",
             "db-dir = /data/db (default)",
             "disk-reserve-bytes = - (default)",
-            "wal-segment-bytes = 64MiB (default)",
+            "wal-segment-bytes = 16MiB (default)",
             "join = - (default)",
             "bootstrap-expect = - (default)",
             "shards = 8 (file s.toml)",
