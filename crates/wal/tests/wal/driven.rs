@@ -316,6 +316,29 @@ fn who_blocks_writes_all_that_is_queued_himself() {
 }
 
 #[test]
+fn a_step_that_came_too_early_is_due_again_when_the_turn_is_free() {
+    // Intent: a caller writes while another one queues, and the owner steps in vain.
+    let driven = Driven::begun(&SimDisk::new(1));
+    let (entered, inside) = channel();
+    let (go, gate) = channel::<()>();
+    let held = Box::new(move |_| {
+        entered.send(()).unwrap();
+        gate.recv().unwrap();
+    });
+    driven.append(A, 1, "held", held);
+    thread::scope(|scope| {
+        let blocked = scope.spawn(|| driven.wal.append_durable(B, 1, payloads(&["durable"])));
+        inside.recv().unwrap();
+        driven.append(A, 2, "meanwhile", done().0);
+        assert!(!driven.driver.step());
+        let wakes = driven.wakes();
+        go.send(()).unwrap();
+        assert_eq!(blocked.join().unwrap(), Ok(()));
+        assert_eq!((driven.wakes(), driven.step_on()), (wakes + 1, 1));
+    });
+}
+
+#[test]
 fn many_may_block_on_a_driven_log_as_long_as_somebody_steps() {
     const WRITERS: usize = 6;
     let (send, woken) = channel();
