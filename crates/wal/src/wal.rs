@@ -468,11 +468,12 @@ impl Handle {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the threads and waits for them. The writer itself, inside a completion, does not
-    /// wait: it ends, and ends the helper, when it has nothing more to do.
+    /// Ends the threads and waits for them. Not inside a completion: the writer, which would wait
+    /// for itself, ends when it has nothing more to do, and ends the helper. Nor where a caller
+    /// that has the turn tells others that it failed: the writer waits for that one.
     fn end(&self) {
         self.shared.close();
-        if self.is_writer() {
+        if self.is_writer() || self.shared.has_turn() {
             return;
         }
         let mut threads = self.threads();
