@@ -156,6 +156,7 @@ pub(crate) struct BatchBuilder {
     records: u32,
     record_checksums: crc32fast::Hasher,
     streams: Vec<(StreamId, u64)>,
+    /// Only looked up in: the bytes must not depend on the order of its hashes.
     slots: HashMap<StreamId, u64>,
     /// The table's records.
     table: Vec<u8>,

@@ -16,9 +16,9 @@
 //! # The rooms
 //!
 //! `view` is a stream as its callers see it, `shared` the queue, `writer` what turns it into
-//! synced bytes (one thread at a time, which is its own as a rule), `gate` where callers sleep
-//! who block, `linger` whether the writer waits for them, `supply` the helper that prepares
-//! segments. The bytes are in `record`, `batch`, `segment` and `v1`, and what they add up to is
+//! synced bytes (one thread at a time, which is its own as a rule), [`Driver`] how an owner does
+//! without that thread, `gate` where callers sleep who block, `linger` whether the writer waits
+//! for them, `supply` the helper that prepares segments. The bytes are in `record`, `batch`, `segment` and `v1`, and what they add up to is
 //! in `ledger`. `recover` is the way back from disk: `reading` takes the segments, `scan` finds
 //! the batches in them, `rebuild` folds them into a ledger and says what is missing. `quarantine`
 //! knows who may not be used, `care` looks after an open log and [`check`] after a closed one.
@@ -122,6 +122,7 @@ pub mod check;
 mod codec;
 mod damage;
 pub mod disk;
+mod driver;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -145,6 +146,7 @@ mod wal;
 mod writer;
 
 pub use damage::{Damage, OnDamage};
+pub use driver::Driver;
 pub use error::{Error, OpenError};
 pub use options::{NOTE_BYTES_MAX, Options, PAYLOAD_BYTES_MAX};
 pub use recover::{Recovery, Torn};

@@ -27,7 +27,8 @@ pub struct Options {
     /// Payload bytes that may wait for the disk before `append` answers `Busy`.
     pub queue_bytes_max: usize,
     /// Zero-filled segments kept ready by a helper thread, 0 to 8. With 0 there is no helper:
-    /// the writer fills each segment itself, and commits wait for it.
+    /// the writer fills each segment itself, commits wait for it, and a full disk ends the log
+    /// as any other disk error does. A driven log needs 0.
     pub spare_segments: usize,
     /// What opening does about damage that costs a stream records.
     pub on_damage: OnDamage,
@@ -55,6 +56,14 @@ impl Options {
         }
         if self.spare_segments > SPARES_MAX {
             return Err(OpenError::Options("spare_segments must be at most 8"));
+        }
+        Ok(())
+    }
+
+    /// What a driven log asks for besides.
+    pub(crate) fn validate_driven(&self) -> Result<(), OpenError> {
+        if self.spare_segments > 0 {
+            return Err(OpenError::Options("spare_segments must be 0 in a driven log"));
         }
         Ok(())
     }

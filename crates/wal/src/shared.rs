@@ -7,10 +7,12 @@
 //! Who writes has the *turn*: the writer's thread as a rule, but a caller that would sleep until
 //! its record is durable, and finds that nobody writes or waits, takes the turn and writes it
 //! itself. That saves waking the writer and being woken by it, which takes longer than a sync on
-//! a quick disk.
+//! a quick disk. A driven log has no thread of its own: its owner takes the turn step by step, and
+//! is told when the thread would have been woken.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -61,6 +63,15 @@ pub(crate) enum Submitted {
     Turn(Round),
 }
 
+/// What there is to do for who has the turn.
+pub(crate) enum Work {
+    /// The first thing: what an earlier process left to be let go of.
+    Begin,
+    Round(Round),
+    /// The last thing, once: the log is closing and nothing is queued.
+    End,
+}
+
 /// A round's work.
 pub(crate) struct Round {
     pub(crate) number: u64,
@@ -99,6 +110,8 @@ pub(crate) struct Figures {
 }
 
 pub(crate) type RoomCall = Box<dyn FnOnce() + Send>;
+/// Tells the owner of a driven log that a step is due.
+pub(crate) type Wake = Box<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
 pub(crate) struct State {
@@ -119,8 +132,11 @@ pub(crate) struct State {
     starved: bool,
     /// The round that will take what is queued.
     round: u64,
-    /// Somebody writes.
-    turn_taken: bool,
+    /// Who writes, if somebody does.
+    turn: Option<ThreadId>,
+    /// [`Work::Begin`] and [`Work::End`] were given out.
+    begun: bool,
+    ended: bool,
     /// Callers that sleep until the queue is durable.
     sleepers: usize,
     /// How many did so for the last round.
@@ -142,6 +158,8 @@ pub(crate) struct Shared {
     pub(crate) supply: Arc<Supply>,
     state: Mutex<State>,
     wake: Condvar,
+    /// Of a driven log only.
+    wake_owner: Option<Wake>,
     pub(crate) gates: Gates,
     _lock: Lock,
 }
@@ -154,10 +172,24 @@ impl Shared {
         wal_id: u64,
         supply: Supply,
         state: State,
+        wake_owner: Option<Wake>,
     ) -> Self {
         let (state, wake, supply) = (Mutex::new(state), Condvar::new(), Arc::new(supply));
         let gates = Gates::default();
-        Self { options, disk, wal_id, supply, state, wake, gates, _lock: lock }
+        Self { options, disk, wal_id, supply, state, wake, wake_owner, gates, _lock: lock }
+    }
+
+    /// No thread of the log's own writes: its owner steps.
+    pub(crate) fn is_driven(&self) -> bool {
+        self.wake_owner.is_some()
+    }
+
+    /// There is something to do for the writer. Not to be called with the state locked.
+    fn wake(&self) {
+        self.wake.notify_one();
+        if let Some(wake_owner) = &self.wake_owner {
+            wake_owner();
+        }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -182,7 +214,9 @@ impl Shared {
         state.show(&op, ticket);
         state.waiting_bytes += bytes;
         state.queue.push(Queued { op, ticket, bytes, done });
-        if urgency == Urgency::Sleeper && state.writer_rests() {
+        // Who sleeps until the owner of a driven log steps may be that owner.
+        let turn_is_free = state.writer_rests() || (self.is_driven() && state.turn.is_none());
+        if urgency == Urgency::Sleeper && turn_is_free {
             return Ok(Submitted::Turn(state.begin_round()));
         }
         let half_full = state.waiting_bytes >= self.options.queue_bytes_max / 2;
@@ -190,7 +224,7 @@ impl Shared {
         let round = state.round;
         drop(state);
         if wakes {
-            self.wake.notify_one();
+            self.wake();
         }
         Ok(Submitted::Queued(round))
     }
@@ -205,23 +239,34 @@ impl Shared {
             // The room is told of when what waits has been written, so that must not rest.
             Error::Busy if state.starved && state.press(Urgency::Soon, false) => {
                 drop(state);
-                self.wake.notify_one();
+                self.wake();
             }
             _ => {}
         }
     }
 
     /// Gives the turn back, waits for work and takes it, with the turn. Only for the writer's
-    /// thread, which has the turn when it begins. Nothing: the log has failed, or it is closing
-    /// and all is done.
-    pub(crate) fn take(&self) -> Option<Round> {
+    /// thread: callers don't take the turn before it has begun. Nothing: the log is over.
+    pub(crate) fn wait_for_work(&self) -> Option<Work> {
         let mut state = self.linger(self.state());
-        state.turn_taken = false;
-        while state.turn_taken || !state.wants_writer() {
+        state.turn = None;
+        loop {
+            let work = state.take_work();
+            if work.is_some() || (state.turn.is_none() && state.is_over()) {
+                return work;
+            }
             state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let over = state.poisoned.is_some() || (state.queue.is_empty() && state.closing);
-        (!over).then(|| state.begin_round())
+    }
+
+    /// Takes what there is to do, with the turn, if nobody else has it.
+    pub(crate) fn take_work(&self) -> Option<Work> {
+        self.state().take_work()
+    }
+
+    /// Whether this thread has the turn.
+    pub(crate) fn has_turn(&self) -> bool {
+        self.state().turn == Some(thread::current().id())
     }
 
     /// Waits for the sleepers that were just let go, if that is worth it.
@@ -241,14 +286,14 @@ impl Shared {
         state
     }
 
-    /// Gives the turn back that a caller took.
+    /// Gives the turn back that a caller or the owner took.
     pub(crate) fn end_turn(&self) {
         let mut state = self.state();
-        state.turn_taken = false;
+        state.turn = None;
         let wakes = state.wants_writer();
         drop(state);
         if wakes {
-            self.wake.notify_one();
+            self.wake();
         }
     }
 
@@ -256,7 +301,22 @@ impl Shared {
     pub(crate) fn close(&self) {
         self.state().closing = true;
         self.supply.close();
-        self.wake.notify_one();
+        self.wake();
+    }
+
+    /// Nobody will write any more. What waits is dropped without being called, as if the process
+    /// had died; who sleeps is told.
+    pub(crate) fn abandon(&self) {
+        let reason: Arc<str> = Arc::from("nobody drives the log any more");
+        let mut state = self.state();
+        if !state.is_over() {
+            state.poisoned = Some(reason.clone());
+        }
+        let waiting = (std::mem::take(&mut state.queue), std::mem::take(&mut state.room_calls));
+        drop(state);
+        self.gates.fail(&reason);
+        // One of them may hold the last handle, whose end locks the state.
+        drop(waiting);
     }
 
     /// Shows callers what a round made durable. Returns the calls that waited for room.
@@ -318,22 +378,43 @@ impl State {
         figures: Figures,
         rest_bytes: u64,
     ) -> Self {
-        Self { streams, files, figures, rest_bytes, round: 1, turn_taken: true, ..Self::default() }
+        Self { streams, files, figures, rest_bytes, round: 1, ..Self::default() }
     }
 
-    /// There is something to do for the writer's thread.
+    /// Nothing will be written any more.
+    fn is_over(&self) -> bool {
+        self.poisoned.is_some() || self.ended
+    }
+
+    /// There is something to do for the writer's thread, be it to end.
     fn wants_writer(&self) -> bool {
-        self.urgent || self.closing || self.poisoned.is_some()
+        !self.begun || self.urgent || self.closing || self.is_over()
     }
 
     /// Nobody writes, nor waits for the writer, nor does the writer wait for anybody.
     fn writer_rests(&self) -> bool {
-        !self.turn_taken && !self.urgent && self.awaited == 0 && !self.closing
+        self.turn.is_none() && !self.urgent && self.awaited == 0 && self.begun && !self.closing
+    }
+
+    /// Takes what there is to do, with the turn, if it is free.
+    fn take_work(&mut self) -> Option<Work> {
+        if self.turn.is_some() || self.is_over() || !self.wants_writer() {
+            return None;
+        }
+        if !self.begun {
+            (self.begun, self.turn) = (true, Some(thread::current().id()));
+            return Some(Work::Begin);
+        }
+        if self.closing && self.queue.is_empty() {
+            (self.ended, self.turn) = (true, Some(thread::current().id()));
+            return Some(Work::End);
+        }
+        Some(Work::Round(self.begin_round()))
     }
 
     /// Takes the turn and all that is queued.
     fn begin_round(&mut self) -> Round {
-        self.turn_taken = true;
+        self.turn = Some(thread::current().id());
         self.urgent = false;
         self.released = std::mem::take(&mut self.sleepers);
         self.round += 1;

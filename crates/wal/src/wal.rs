@@ -12,17 +12,17 @@ use crate::disk::Disk;
 use crate::disk::real::RealDisk;
 use crate::record::Binding;
 use crate::recover::{Recovered, Recovery, recover};
-use crate::shared::{Found, Op, Round, Shared, State, Submitted, Urgency};
+use crate::shared::{Found, Op, Round, Shared, State, Submitted, Urgency, Wake, Work};
 use crate::view::{Bounds, View};
 use crate::writer::{self, Start, Writer, call_room, figures};
-use crate::{Error, NOTE_BYTES_MAX, OpenError, Options, PAYLOAD_BYTES_MAX, read};
+use crate::{Driver, Error, NOTE_BYTES_MAX, OpenError, Options, PAYLOAD_BYTES_MAX, read};
 
 /// The number of a stream, chosen by its owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
 
-/// Called once, on the writer's thread, when a change is durable or never will be. It must not
-/// block: every other stream waits for it. It may call the log.
+/// Called once, on the writer's thread (for a driven log: inside a step), when a change is durable
+/// or never will be. It must not block: every other stream waits for it. It may call the log.
 pub type Completion = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 /// The log as an operator may want to see it.
@@ -51,7 +51,8 @@ pub struct Stats {
 /// A handle to an open log; clones are the same log.
 ///
 /// The last one dropped closes the log and waits for the writer, so completions may run during
-/// the drop (dropped inside a completion, it does not wait).
+/// the drop (dropped inside a completion, it does not wait; nor does that of a driven log, which
+/// has no writer to wait for).
 ///
 /// Unless said otherwise an error returned by a call means that nothing was applied and that
 /// its completion will never be called. All changes answer `Poisoned` after a write or sync has
@@ -66,6 +67,7 @@ struct Handle {
     shared: Arc<Shared>,
     writer: Arc<Mutex<Writer>>,
     threads: Mutex<Threads>,
+    /// Of the writer's thread. A driven log has none.
     writer_id: OnceLock<ThreadId>,
 }
 
@@ -91,22 +93,32 @@ impl Wal {
     /// # Errors
     /// As [`Wal::open`].
     pub fn open_on(disk: Arc<dyn Disk>, options: Options) -> Result<(Self, Recovery), OpenError> {
-        options.validate()?;
-        let lock = disk.lock().map_err(OpenError::io("lock", "the directory"))?;
-        let lock = lock.ok_or(OpenError::InUse)?;
-        let recovered = recover(&disk, &options)?;
-        let mut state = state(&recovered, options.segment_bytes);
-        state.quarantine = recovered.quarantine();
-        let (wal_id, recovery) = (recovered.wal_id, recovered.recovery.clone());
-        let (start, supply) = Start::split(recovered);
-        let shared = Arc::new(Shared::new(options, disk, lock, wal_id, supply, state));
+        let (handle, recovery) = Handle::open(disk, options, None)?;
         // From here on a failure drops the handle, which ends the threads there are.
-        let writer = Arc::new(Mutex::new(Writer::new(shared.clone(), start)));
-        let (threads, writer_id) = (Mutex::default(), OnceLock::new());
-        let handle = Handle { shared, writer, threads, writer_id };
         handle.spawn_helper()?;
         handle.spawn_writer()?;
         Ok((Self { handle: Arc::new(handle) }, recovery))
+    }
+
+    /// As [`Wal::open_on`], but no thread is started: nothing is written until the owner steps the
+    /// [`Driver`], which tells what is different then.
+    ///
+    /// `wake` is called whenever a step is due: on any thread that calls the log or its driver,
+    /// inside a step too, and sometimes for nothing. It must not block, should only take a note,
+    /// and must hold neither a handle nor the driver: the log keeps it. The first step is due at
+    /// once, without a call.
+    ///
+    /// # Errors
+    /// As [`Wal::open`]; also `Options` if `spare_segments` is not 0.
+    pub fn open_driven(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        wake: Box<dyn Fn() + Send + Sync>,
+    ) -> Result<(Self, Driver, Recovery), OpenError> {
+        options.validate_driven()?;
+        let (handle, recovery) = Handle::open(disk, options, Some(wake))?;
+        let driver = Driver::new(handle.shared.clone(), handle.writer.clone());
+        Ok((Self { handle: Arc::new(handle) }, driver, recovery))
     }
 
     /// Appends `payloads` at `first_index` and on. Readable when this returns; `done` is called
@@ -138,6 +150,9 @@ impl Wal {
     /// else it sleeps, and many that sleep at once cost less than as many completions. Not for
     /// async code.
     ///
+    /// On a driven log this is a step too if none is under way: all that is queued is written,
+    /// and called back for, on this thread. Else it sleeps until the owner steps again.
+    ///
     /// # Errors
     /// As [`Wal::append`], but `Busy` only inside a completion, which would wait for itself.
     /// `Poisoned` may also mean that the entries are readable, and on disk or not.
@@ -157,7 +172,7 @@ impl Wal {
                 Ok(submitted) => return self.sleep(submitted),
                 Err((Error::Busy, refused)) => {
                     op = refused;
-                    self.sleep_until_room();
+                    self.wait_for_room();
                 }
                 Err((error, _)) => return Err(error),
             }
@@ -177,7 +192,11 @@ impl Wal {
         self.shared().gates.wait(number).map_err(|reason| Error::Poisoned { reason })
     }
 
-    fn sleep_until_room(&self) {
+    fn wait_for_room(&self) {
+        // Of a driven log this may be the thread that makes the room.
+        if self.shared().is_driven() && writer::step(self.shared(), &self.handle.writer) {
+            return;
+        }
         let (send, room) = sync_channel(1);
         self.when_room(Box::new(move || {
             let _ = send.try_send(());
@@ -344,6 +363,9 @@ impl Wal {
     /// and waits for it (not inside a completion). The directory stays locked until the last
     /// handle is dropped.
     ///
+    /// A driven log has nothing to wait for: its owner steps until nothing is left, and may then
+    /// ask again how it ended. It stays locked until the driver is dropped, too.
+    ///
     /// # Errors
     /// `Poisoned` if the log is, now or before.
     pub fn close(&self) -> Result<(), Error> {
@@ -386,6 +408,26 @@ fn state(recovered: &Recovered, segment_bytes: u64) -> State {
 }
 
 impl Handle {
+    /// Recovers the log. Nothing is running yet.
+    fn open(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        wake_owner: Option<Wake>,
+    ) -> Result<(Self, Recovery), OpenError> {
+        options.validate()?;
+        let lock = disk.lock().map_err(OpenError::io("lock", "the directory"))?;
+        let lock = lock.ok_or(OpenError::InUse)?;
+        let recovered = recover(&disk, &options)?;
+        let mut state = state(&recovered, options.segment_bytes);
+        state.quarantine = recovered.quarantine();
+        let (wal_id, recovery) = (recovered.wal_id, recovered.recovery.clone());
+        let (start, supply) = Start::split(recovered);
+        let shared = Arc::new(Shared::new(options, disk, lock, wal_id, supply, state, wake_owner));
+        let writer = Arc::new(Mutex::new(Writer::new(shared.clone(), start)));
+        let (threads, writer_id) = (Mutex::default(), OnceLock::new());
+        Ok((Self { shared, writer, threads, writer_id }, recovery))
+    }
+
     fn spawn_helper(&self) -> Result<(), OpenError> {
         if self.shared.options.spare_segments == 0 {
             return Ok(());
@@ -409,25 +451,29 @@ impl Handle {
 
     /// Writes a round on the caller's thread.
     fn take_turn(&self, round: Round) {
-        let room_calls = writer::round(&self.shared, &self.writer, round);
+        let room_calls = writer::turn(&self.shared, &self.writer, Work::Round(round));
         self.shared.end_turn();
         call_room(room_calls);
     }
 
     /// Whether this is the writer's thread, inside a completion.
     fn is_writer(&self) -> bool {
-        self.writer_id.get() == Some(&thread::current().id())
+        match self.writer_id.get() {
+            Some(writer) => *writer == thread::current().id(),
+            None => self.shared.has_turn(),
+        }
     }
 
     fn threads(&self) -> MutexGuard<'_, Threads> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the threads and waits for them. The writer itself, inside a completion, does not
-    /// wait: it ends, and ends the helper, when it has nothing more to do.
+    /// Ends the threads and waits for them. Not inside a completion: the writer, which would wait
+    /// for itself, ends when it has nothing more to do, and ends the helper. Nor where a caller
+    /// that has the turn tells others that it failed: the writer waits for that one.
     fn end(&self) {
         self.shared.close();
-        if self.is_writer() {
+        if self.is_writer() || self.shared.has_turn() {
             return;
         }
         let mut threads = self.threads();

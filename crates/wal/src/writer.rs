@@ -1,5 +1,5 @@
-//! The writer: what turns the queue into synced bytes, on one thread at a time: its own, or a
-//! caller's that has the turn.
+//! The writer: what turns the queue into synced bytes, on one thread at a time: its own, the
+//! owner's of a driven log, or a caller's that has the turn.
 //!
 //! A round takes everything queued for all streams, puts it into one batch, writes it, syncs
 //! once, shows callers the places, and only then calls back, in order. A segment that fills up
@@ -28,7 +28,7 @@ use crate::ledger::{Broken, Ledger, Location};
 use crate::record::{Binding, Record};
 use crate::recover::{Recovered, SegmentFile};
 use crate::segment::{self, SegmentHeader};
-use crate::shared::{Figures, Op, Queued, Report, RoomCall, Round, Shared};
+use crate::shared::{Figures, Op, Queued, Report, RoomCall, Round, Shared, Work};
 use crate::supply::begin_segment;
 use crate::{Completion, Error, StreamId, read};
 
@@ -52,21 +52,31 @@ struct Moving {
     entries: VecDeque<(StreamId, u64)>,
 }
 
-/// The life of the writer's thread: rounds until the log is closed or fails.
+/// The life of the writer's thread: one turn after another until the log is closed or fails.
 pub(crate) fn run(shared: &Shared, writer: &Mutex<Writer>) {
-    // Segments that were needed no more when the process ended.
-    attempt(shared, writer, Writer::release);
-    while let Some(next) = shared.take() {
-        call_room(round(shared, writer, next));
-    }
-    if shared.state().poisoned.is_none() {
-        attempt(shared, writer, Writer::close);
+    while let Some(work) = shared.wait_for_work() {
+        call_room(turn(shared, writer, work));
     }
 }
 
-/// One round, for whoever has the turn. Returns the calls that waited for room.
-pub(crate) fn round(shared: &Shared, writer: &Mutex<Writer>, round: Round) -> Vec<RoomCall> {
-    attempt(shared, writer, |writer| writer.round(round)).unwrap_or_default()
+/// One turn on the caller's thread, of a driven log, if there is anything to do and nobody else
+/// does it. Says whether there was. It never lingers: time is the owner's.
+pub(crate) fn step(shared: &Shared, writer: &Mutex<Writer>) -> bool {
+    let Some(work) = shared.take_work() else { return false };
+    call_room(turn(shared, writer, work));
+    shared.end_turn();
+    true
+}
+
+/// What there is to do, by whoever has the turn. Returns the calls that waited for room.
+pub(crate) fn turn(shared: &Shared, writer: &Mutex<Writer>, work: Work) -> Vec<RoomCall> {
+    let done = attempt(shared, writer, |writer| match work {
+        // Segments that were needed no more when the process ended.
+        Work::Begin => writer.release().map(|()| Vec::new()),
+        Work::Round(round) => writer.round(round),
+        Work::End => writer.close().map(|()| Vec::new()),
+    });
+    done.unwrap_or_default()
 }
 
 /// Does something with the writer. A failure, or a panic, ends the log.
@@ -236,6 +246,8 @@ impl Writer {
             return Err(io::Error::other("the current segment is not open"));
         };
         segment.file.write_at(&bytes, start).map_err(|error| tell("write", &name(), &error))?;
+        // For the metrics, and for the lingering of the writer's thread. Nothing that a driven
+        // log does depends on it.
         let asked = Instant::now();
         segment.file.sync_data().map_err(|error| tell("sync", &name(), &error))?;
         let took = asked.elapsed();

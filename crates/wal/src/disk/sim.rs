@@ -4,7 +4,8 @@
 //! ([`SimDisk::restart`]) keeps the synced bytes and, of each later write, any subset of its
 //! 512-byte sectors, one of them possibly cut inside; and any subset of the creations, renamings
 //! and removals since the directory was synced, as POSIX allows and journals mostly prevent.
-//! Faults are set by counting calls, so a run from one seed repeats as far as the threads allow.
+//! Faults are set by counting calls, so a run from one seed repeats as far as the threads allow;
+//! that of a driven log, which has none, to the byte.
 //!
 //! Damage to synced bytes ([`SimDisk::flip`], [`SimDisk::edit`], [`SimDisk::fail_reads_of`]) is
 //! done by hand.

@@ -1,5 +1,6 @@
 //! Short words for the transcripts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -78,6 +79,13 @@ pub(crate) fn segments(disk: &SimDisk) -> Vec<String> {
     use stemedb_wal::disk::Disk;
     let names = disk.copy().list().unwrap();
     names.into_iter().filter(|name| name.ends_with(".wal")).collect()
+}
+
+/// All files and their bytes.
+pub(crate) fn image(disk: &SimDisk) -> BTreeMap<String, Vec<u8>> {
+    use stemedb_wal::disk::Disk;
+    let names = disk.copy().list().unwrap();
+    names.into_iter().map(|name| (name.clone(), disk.bytes(&name).unwrap())).collect()
 }
 
 /// The seeds of a test that tries many: `STEMEDB_SEED` names a single one, to replay it.

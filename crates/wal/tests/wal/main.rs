@@ -6,6 +6,7 @@
 mod behaviour;
 mod common;
 mod damage;
+mod driven;
 mod durable;
 mod failure;
 mod flips;
