@@ -111,12 +111,12 @@ pub fn check_on(disk: &dyn Disk) -> Result<Report, OpenError> {
     }
     let quarantined = &found.verdict.quarantined;
     let streams = found.ledger.streams.iter().map(|(&stream, known)| {
-        let count = known.entries.len() as u64;
+        let some = |index| (!known.places.is_empty()).then_some(index);
         StreamSummary {
             stream,
             purged: known.purged.as_ref().map(|(to, _)| *to),
-            first: (count > 0).then_some(known.first),
-            last: (known.first + count).checked_sub(1).filter(|_| count > 0),
+            first: some(known.places.first()),
+            last: some(known.places.end().wrapping_sub(1)),
             damaged: quarantined.contains_key(&stream),
         }
     });

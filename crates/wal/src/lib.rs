@@ -19,7 +19,7 @@
 //! synced bytes (one thread at a time, which is its own as a rule), `gate` where callers sleep
 //! who block, `linger` whether the writer waits for them, `supply` the helper that prepares
 //! segments. The bytes are in `record`, `batch`, `segment` and `v1`, and what they add up to is
-//! in `ledger`. `recover` is the way back from disk: `reading` takes the segments, `scan` finds
+//! in `ledger` and `places`. `recover` is the way back from disk: `reading` takes the segments, `scan` finds
 //! the batches in them, `rebuild` folds them into a ledger and says what is missing. `quarantine`
 //! knows who may not be used, `care` looks after an open log and [`check`] after a closed one.
 //! Most of these are pure. [`disk`] is the seam to the file system.
@@ -129,6 +129,7 @@ mod gate;
 mod ledger;
 mod linger;
 mod options;
+mod places;
 mod quarantine;
 mod read;
 mod reading;

@@ -50,14 +50,15 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// The view of a stream as recovery found it.
+    /// The view of a stream as recovery found it. Where the places of one are sparse it has lost
+    /// entries, and nobody may read the others.
     pub(crate) fn recovered(stream: &Stream) -> Self {
         Self {
             purged: stream.purged.clone(),
             marks: stream.marks.clone(),
-            first: stream.first,
-            end: stream.first + stream.entries.len() as u64,
-            located: stream.entries.clone(),
+            first: stream.places.first(),
+            end: stream.places.end(),
+            located: stream.places.all(),
             cached: VecDeque::new(),
         }
     }

@@ -8,6 +8,7 @@ mod common;
 mod damage;
 mod durable;
 mod failure;
+mod far;
 mod flips;
 mod format;
 mod model;
