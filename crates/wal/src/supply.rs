@@ -281,16 +281,17 @@ impl Shelf {
     }
 }
 
-/// Makes a spare the segment that `header` says: its name, its header and its checkpoint are
+/// Makes a spare the segment that `header` says: its header, its checkpoint and its name are
 /// on disk when this returns. Returns where the next batch goes.
+///
+/// The name comes last, so a segment is there with its checkpoint or not at all: from its header
+/// on it proves where the one before ends.
 pub(crate) fn begin_segment(
     disk: &dyn Disk,
     spare: &Spare,
     header: SegmentHeader,
     ledger: &Ledger,
 ) -> io::Result<u64> {
-    disk.rename(&spare.name, &segment::segment_file(header.binding.segment))?;
-    disk.sync_dir()?;
     let mut batch = BatchBuilder::new(header.binding, SEGMENT_HEADER_BYTES as u64, Vec::new());
     for record in ledger.checkpoint() {
         let number = record.stream().map_or(0, |stream| ledger.number(stream));
@@ -301,5 +302,7 @@ pub(crate) fn begin_segment(
     bytes.extend_from_slice(&batch);
     spare.file.write_at(&bytes, 0)?;
     spare.file.sync_data()?;
+    disk.rename(&spare.name, &segment::segment_file(header.binding.segment))?;
+    disk.sync_dir()?;
     Ok(end)
 }

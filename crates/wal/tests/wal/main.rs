@@ -12,4 +12,5 @@ mod far;
 mod flips;
 mod format;
 mod model;
+mod proof;
 mod quarantine;
