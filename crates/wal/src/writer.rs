@@ -98,8 +98,8 @@ pub(crate) struct Writer {
     moving: Moving,
     /// How many more bytes may be moved.
     moves_allowed: u64,
-    /// A segment whose live entries can't be read: it stays, and so do those behind it.
-    unreadable: Option<u64>,
+    /// A live entry that can't be read: its segment stays, and so do those behind it.
+    unreadable: Option<(StreamId, u64, Location)>,
 }
 
 /// The files and what in them is live.
@@ -264,6 +264,10 @@ impl Writer {
         (self.current, self.fresh, self.roll_called) = (number, true, end);
         self.batch = BatchBuilder::new(binding, end, Vec::new());
         metrics::gauge!("stemedb_wal_segments").set(self.segments.len() as f64);
+        // Once a segment is often enough to try again what the disk refused to read.
+        if let Some((stream, index, _)) = self.unreadable.take() {
+            self.moving.entries.push_front((stream, index));
+        }
         Ok(())
     }
 
@@ -340,7 +344,7 @@ impl Writer {
             }
             Err(error) => {
                 tracing::error!(%error, "an entry can't be moved; its segment stays");
-                self.unreadable = Some(at.segment);
+                self.unreadable = Some((stream, index, at));
                 None
             }
         }
@@ -358,11 +362,18 @@ impl Writer {
             let recycled = self.shared.supply.recycle(&name, segment.file);
             recycled.map_err(|error| tell("recycle", &name, &error))?;
         }
+        self.unreadable = self.unreadable.filter(|stuck| self.is_stuck(*stuck));
         self.set_aside()?;
         let figures = figures(&self.segments, &self.ledger);
         metrics::gauge!("stemedb_wal_segments").set(figures.segments as f64);
         self.shared.state().figures = figures;
         Ok(())
+    }
+
+    /// Whether an entry is still needed where it stands. Those of quarantined streams never move.
+    fn is_stuck(&self, (stream, index, at): (StreamId, u64, Location)) -> bool {
+        self.ledger.location(stream, index) == Some(at)
+            && !self.shared.state().quarantine.has(stream)
     }
 
     /// Takes the oldest segment out of the log if nothing but entries of quarantined streams keep
