@@ -47,6 +47,8 @@ struct Shelf {
     next_number: u64,
     /// The helper is making one.
     making: bool,
+    /// The last try to make one failed.
+    failed: bool,
     /// Somebody asked for another try.
     retry: bool,
     /// What was missing at the last try was space.
@@ -146,6 +148,7 @@ impl Supply {
 
     fn pop(&self, shelf: &mut Shelf) -> Option<Spare> {
         let spare = shelf.ready.pop()?;
+        shelf.failed = false;
         self.ready_count.store(shelf.ready.len(), Ordering::Relaxed);
         self.changed.notify_all();
         Some(spare)
@@ -183,6 +186,7 @@ impl Supply {
     fn put(&self, spare: Spare) {
         let mut shelf = self.shelf();
         shelf.ready.push(spare);
+        shelf.failed = false;
         self.ready_count.store(shelf.ready.len(), Ordering::Relaxed);
         self.out.store(false, Ordering::Relaxed);
         self.changed.notify_all();
@@ -199,7 +203,7 @@ impl Supply {
                 if shelf.stopped {
                     return;
                 }
-                (shelf.retry, shelf.making) = (false, true);
+                (shelf.retry, shelf.failed, shelf.making) = (false, false, true);
                 shelf.number()
             };
             let made = self.make(number);
@@ -213,12 +217,14 @@ impl Supply {
 
     fn may_rest(&self, shelf: &Shelf) -> bool {
         let enough = shelf.ready.len() >= self.ahead;
-        let hopeless = self.is_out() && !shelf.retry;
+        // Till somebody asks, or takes one, or brings one.
+        let hopeless = (self.is_out() || shelf.failed) && !shelf.retry;
         (enough || hopeless) && !shelf.stopped
     }
 
     fn ran_out(&self, error: &io::Error) {
         let mut shelf = self.shelf();
+        shelf.failed = true;
         // A segment may have been recycled meanwhile: then there is no need to complain.
         if !shelf.ready.is_empty() || shelf.stopped {
             return;

@@ -14,3 +14,4 @@ mod format;
 mod model;
 mod proof;
 mod quarantine;
+mod space;

@@ -1,0 +1,134 @@
+//! A disk that fills up, and what must not keep it full.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+use bytes::Bytes;
+use stemedb_wal::disk::Disk;
+use stemedb_wal::disk::sim::SimDisk;
+use stemedb_wal::{Options, StreamId, Wal};
+
+use crate::common::*;
+
+const C: StreamId = StreamId(3);
+
+fn with_spares(disk: &SimDisk, spare_segments: usize) -> Wal {
+    let options = Options { spare_segments, ..small() };
+    Wal::open_on(Arc::new(disk.clone()), options).unwrap().0
+}
+
+fn wait_for_spares(wal: &Wal, spares: u64) {
+    while wal.stats().spares < spares {
+        std::thread::yield_now();
+    }
+}
+
+/// Files go behind the completion; the next round begins behind that.
+fn settle(wal: &Wal) {
+    synced(|done| wal.append(StreamId(99), 1, Vec::new(), done)).unwrap();
+}
+
+#[test]
+fn an_entry_that_can_not_be_read_keeps_nothing_once_nobody_needs_it() {
+    for forgotten in [true, false] {
+        let disk = SimDisk::new(1);
+        let wal = open(&disk);
+        append(&wal, C, 1, &["unreadable"]);
+        append(&wal, B, 1, &["quiet 1", "quiet 2"]);
+        let bytes = disk.bytes("0000000000000001.wal").unwrap();
+        let at = bytes.windows(10).position(|window| window == b"unreadable").unwrap() as u64;
+        disk.fail_reads_of("0000000000000001.wal", at..at + 1);
+        let written = |index: u64| {
+            append(&wal, A, index, &[&"x".repeat(100)]);
+            if index > 10 {
+                wal.purge_to(A, index - 10, Bytes::new(), None).unwrap();
+            }
+        };
+        (1..300).for_each(written);
+        assert!(wal.stats().bytes > 8 * 4096, "it keeps its segment: {:?}", wal.stats());
+        if forgotten {
+            synced(|done| wal.forget(C, done)).unwrap();
+        } else {
+            wal.quarantine(C, "its owner knows");
+        }
+        (300..400).for_each(written);
+        for index in 400..900 {
+            written(index);
+            let stats = wal.stats();
+            assert!(stats.bytes <= 2 * stats.live_bytes + 3 * 4096, "{stats:?} at {index}");
+        }
+        assert_eq!(texts(&wal, B), ["quiet 1", "quiet 2"]);
+    }
+}
+
+#[test]
+fn an_entry_that_can_be_read_again_is_moved_after_all() {
+    let disk = SimDisk::new(1);
+    let wal = open(&disk);
+    append(&wal, B, 1, &["quiet 1", "quiet 2"]);
+    let failing = Arc::new(AtomicBool::new(true));
+    drop(wal);
+    let hook = {
+        let failing = failing.clone();
+        move |what: &str, _: &str| match what == "read" && failing.load(Ordering::SeqCst) {
+            true => Err(std::io::Error::other("not now")),
+            false => Ok(()),
+        }
+    };
+    failing.store(false, Ordering::SeqCst);
+    let (wal, _) = Wal::open_on(Hooked::new(&disk, hook), small()).unwrap();
+    failing.store(true, Ordering::SeqCst);
+    let written = |index: u64| {
+        append(&wal, A, index, &[&"x".repeat(100)]);
+        purge(&wal, A, index, "");
+    };
+    (1..200).for_each(written);
+    assert!(wal.stats().bytes > 8 * 4096);
+    failing.store(false, Ordering::SeqCst);
+    (200..300).for_each(written);
+    let stats = wal.stats();
+    assert!(stats.bytes <= 2 * stats.live_bytes + 3 * 4096, "{stats:?}");
+    assert_eq!(texts(&wal, B), ["quiet 1", "quiet 2"]);
+}
+
+#[test]
+fn a_scrub_that_waits_keeps_no_file_that_nobody_needs() {
+    let disk = SimDisk::new(1);
+    let wal = open(&disk);
+    for index in 1..100 {
+        append(&wal, A, index, &[&"x".repeat(200)]);
+    }
+    assert!(segments(&disk).len() > 6);
+    let mut used = 0;
+    let mut purge_all = |_| {
+        if used == 0 {
+            purge(&wal, A, 99, "all");
+            settle(&wal);
+            used = disk.used_bytes();
+            let names = disk.list().unwrap();
+            assert_eq!(names.iter().filter(|name| name.ends_with(".spare")).count(), 1);
+        }
+        ControlFlow::Continue(())
+    };
+    assert_eq!(wal.scrub(&mut purge_all), Ok(vec![]));
+    assert!(used <= 2 * 4096 + 24, "{used} bytes are in use");
+}
+
+#[test]
+fn a_helper_that_finds_no_space_for_a_second_spare_rests() {
+    let disk = SimDisk::new(1);
+    disk.limit_space(Some(24 + 4096 + 3 * 4096 / 2));
+    let wal = with_spares(&disk, 2);
+    wait_for_spares(&wal, 1);
+    sleep(Duration::from_millis(100));
+    // The identity, the first segment, a spare, and a try or two.
+    assert!(disk.creations() <= 6, "{} files were made", disk.creations());
+    disk.limit_space(None);
+    for index in 1..100 {
+        append(&wal, A, index, &[&"x".repeat(200)]);
+    }
+    wait_for_spares(&wal, 2);
+}
