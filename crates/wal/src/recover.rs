@@ -203,7 +203,7 @@ fn create(disk: &dyn Disk, supply: Supply, names: &[String]) -> Result<Recovered
     let binding = Binding { wal_id, segment: FIRST_SEGMENT };
     let header = SegmentHeader::new(binding, 0);
     let spare = supply.take_at_once().map_err(OpenError::io("make", &first))?;
-    let end = begin_segment(disk, &spare, header, &ledger);
+    let end = begin_segment(disk, &supply, &spare, header, &ledger);
     let end = end.map_err(OpenError::io("begin", &first))?;
     write_identity(disk, wal_id).map_err(OpenError::io("write", IDENTITY_FILE))?;
     let bytes = spare.file.length().map_err(OpenError::io("measure", &first))?;
@@ -258,8 +258,8 @@ pub(crate) fn go_on(disk: &dyn Disk, found: Found, supply: Supply) -> Result<Rec
         let header = SegmentHeader::new(Binding { wal_id, segment: current }, end);
         let name = segment::segment_file(current);
         let spare = supply.take_at_once().map_err(OpenError::io("make", &name))?;
-        end =
-            begin_segment(disk, &spare, header, &ledger).map_err(OpenError::io("begin", &name))?;
+        let began = begin_segment(disk, &supply, &spare, header, &ledger);
+        end = began.map_err(OpenError::io("begin", &name))?;
         let bytes = spare.file.length().map_err(OpenError::io("measure", &name))?;
         segments.insert(current, SegmentFile { file: spare.file, bytes });
     }

@@ -10,7 +10,8 @@
 //! accepted while there is little space fit into the files there are, with a part of a segment to
 //! spare, which is the reserve for what frees space: purges, truncations, marks. Should the writer need a file all the same,
 //! it waits until there is one: nothing was written, so nothing is in doubt, and want of space
-//! ends no log. (Other errors do, and with no helper every error does.)
+//! ends no log. (Other errors do, and with no helper every error does.) A file that must be longer
+//! than a segment gets its length before anything is written there, and waits for that, too.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -30,6 +31,9 @@ const FILL_SYNC_CHUNKS: u64 = (1 << 20) / FILL_BYTES as u64;
 
 /// Between two tries of a writer that waits for space: nothing tells when there is some.
 const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// A file that must be longer than a segment grows by so much at a time.
+const LENGTHEN_BYTES: u64 = 1 << 20;
 
 /// With room for fewer segments than this, appends are held to what the files there are hold.
 const TIGHT_SEGMENTS: u64 = 4;
@@ -165,6 +169,32 @@ impl Supply {
         self.make(number)
     }
 
+    /// Makes a file so long that nothing written into that length needs space. Waits while there
+    /// is none, as [`Supply::take`] does: what is added are zeros, so nothing is in doubt.
+    pub(crate) fn lengthen(&self, file: &dyn File, to: u64) -> io::Result<()> {
+        let mut length = file.length()?;
+        let zeros = vec![0; (to.saturating_sub(length)).min(LENGTHEN_BYTES) as usize];
+        while length < to {
+            let bytes = (to - length).min(LENGTHEN_BYTES);
+            match file.write_at(&zeros[..bytes as usize], length) {
+                Ok(()) => length += bytes,
+                Err(error) if is_full(&error) && self.wait_for_space() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits a little. False if there is no use in it.
+    fn wait_for_space(&self) -> bool {
+        let shelf = self.shelf();
+        if self.ahead == 0 || shelf.closing || shelf.stopped {
+            return false;
+        }
+        drop(self.changed.wait_timeout(shelf, FULL_RETRY_INTERVAL));
+        true
+    }
+
     /// Takes the file of a segment nobody needs: as a spare if one is wanted and nobody reads
     /// it still, else it is removed. Either way its name is durably gone.
     pub(crate) fn recycle(&self, name: &str, file: Arc<dyn File>) -> io::Result<()> {
@@ -229,8 +259,7 @@ impl Supply {
         if !shelf.ready.is_empty() || shelf.stopped {
             return;
         }
-        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-        shelf.no_space = full.contains(&error.kind());
+        shelf.no_space = is_full(error);
         if !self.out.swap(true, Ordering::Relaxed) {
             tracing::warn!(%error, "no spare segment could be made; appends are refused");
             self.changed.notify_all();
@@ -287,6 +316,10 @@ impl Shelf {
     }
 }
 
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Makes a spare the segment that `header` says: its header, its checkpoint and its name are
 /// on disk when this returns. Returns where the next batch goes.
 ///
@@ -294,6 +327,7 @@ impl Shelf {
 /// on it proves where the one before ends.
 pub(crate) fn begin_segment(
     disk: &dyn Disk,
+    supply: &Supply,
     spare: &Spare,
     header: SegmentHeader,
     ledger: &Ledger,
@@ -306,6 +340,7 @@ pub(crate) fn begin_segment(
     let (batch, end) = batch.seal(0, Some(ledger));
     let mut bytes = header.encode();
     bytes.extend_from_slice(&batch);
+    supply.lengthen(spare.file.as_ref(), bytes.len() as u64)?;
     spare.file.write_at(&bytes, 0)?;
     spare.file.sync_data()?;
     disk.rename(&spare.name, &segment::segment_file(header.binding.segment))?;

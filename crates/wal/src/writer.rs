@@ -235,13 +235,18 @@ impl Writer {
         let Some(segment) = self.segments.get_mut(&self.current) else {
             return Err(io::Error::other("the current segment is not open"));
         };
+        let bytes_end = start + bytes.len() as u64;
+        if bytes_end > segment.bytes {
+            let longer = self.shared.supply.lengthen(segment.file.as_ref(), bytes_end);
+            longer.map_err(|error| tell("lengthen", &name(), &error))?;
+        }
         segment.file.write_at(&bytes, start).map_err(|error| tell("write", &name(), &error))?;
         let asked = Instant::now();
         segment.file.sync_data().map_err(|error| tell("sync", &name(), &error))?;
         let took = asked.elapsed();
         metrics::histogram!("stemedb_wal_fsync_latency_seconds").record(took);
         metrics::counter!("stemedb_wal_bytes_total").increment(bytes.len() as u64);
-        segment.bytes = segment.bytes.max(start + bytes.len() as u64);
+        segment.bytes = segment.bytes.max(bytes_end);
         self.fresh = false;
         let buffer = if bytes.capacity() <= BUFFER_KEPT_BYTES { bytes } else { Vec::new() };
         self.batch = BatchBuilder::new(binding, end, buffer);
@@ -256,7 +261,8 @@ impl Writer {
         let binding = Binding { wal_id: self.shared.wal_id, segment: number };
         let header = SegmentHeader::new(binding, self.batch.start());
         let spare = self.shared.supply.take().map_err(|error| tell("make", &name, &error))?;
-        let end = begin_segment(self.shared.disk.as_ref(), &spare, header, &self.ledger)
+        let (disk, supply) = (self.shared.disk.as_ref(), &self.shared.supply);
+        let end = begin_segment(disk, supply, &spare, header, &self.ledger)
             .map_err(|error| tell("begin", &name, &error))?;
         let bytes = spare.file.length().map_err(|error| tell("measure", &name, &error))?;
         self.shared.state().files.insert(number, spare.file.clone());

@@ -3,13 +3,14 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::TryRecvError;
 use std::thread::sleep;
 use std::time::Duration;
 
 use bytes::Bytes;
 use stemedb_wal::disk::Disk;
 use stemedb_wal::disk::sim::SimDisk;
-use stemedb_wal::{Options, StreamId, Wal};
+use stemedb_wal::{Error, Options, StreamId, Wal};
 
 use crate::common::*;
 
@@ -128,7 +129,72 @@ fn a_helper_that_finds_no_space_for_a_second_spare_rests() {
     assert!(disk.creations() <= 6, "{} files were made", disk.creations());
     disk.limit_space(None);
     for index in 1..100 {
-        append(&wal, A, index, &[&"x".repeat(200)]);
+        let appended = || synced(|done| wal.append(A, index, payloads(&[&"x".repeat(200)]), done));
+        // Each try that is refused makes it look again.
+        while let Err(error) = appended() {
+            assert_eq!(error, Error::Full);
+            std::thread::yield_now();
+        }
     }
     wait_for_spares(&wal, 2);
+}
+
+#[test]
+fn a_record_that_takes_more_than_a_segment_is_refused_where_its_file_could_not_grow() {
+    for spares in [0, 1] {
+        let disk = SimDisk::new(1);
+        let wal = with_spares(&disk, spares);
+        wait_for_spares(&wal, spares as u64);
+        let big = "b".repeat(20 << 10);
+        disk.limit_space(Some(disk.used_bytes() + (18 << 10)));
+        append(&wal, A, 1, &["small"]);
+        let refused = synced(|done| wal.append(A, 2, payloads(&[&big]), done));
+        assert_eq!((refused, wal.poisoned()), (Err(Error::Full), None));
+        append(&wal, A, 2, &["small"]);
+        disk.limit_space(None);
+        append(&wal, A, 3, &[&big, "small"]);
+        assert_eq!(texts(&wal, A).len(), 4);
+    }
+}
+
+#[test]
+fn big_records_that_wait_count_against_the_space_for_the_next_one() {
+    let disk = SimDisk::new(1);
+    let wal = with_spares(&disk, 1);
+    wait_for_spares(&wal, 1);
+    disk.limit_space(Some(disk.used_bytes() + (45 << 10)));
+    let big = "b".repeat(20 << 10);
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let held = Box::new(move |_| {
+        let _ = gate.recv();
+    });
+    wal.append(B, 1, payloads(&["held"]), held).unwrap();
+    let (first, second) = (done(), done());
+    wal.append(A, 1, payloads(&[&big]), first.0).unwrap();
+    let refused = wal.append(A, 2, payloads(&[&big]), second.0);
+    assert_eq!(refused, Err(Error::Full));
+    drop(go);
+    assert_eq!((first.1.recv().unwrap(), wal.poisoned()), (Ok(()), None));
+}
+
+#[test]
+fn a_checkpoint_that_takes_more_than_a_segment_waits_for_space() {
+    let disk = SimDisk::new(1);
+    let wal = with_spares(&disk, 1);
+    for tag in 0..3 {
+        let value = Bytes::from(vec![b'm'; 2000]);
+        synced(|done| wal.mark(A, tag, value, Some(done))).unwrap();
+    }
+    append(&wal, A, 1, &[&"x".repeat(2000)]);
+    wait_for_spares(&wal, 1);
+    disk.limit_space(Some(disk.used_bytes()));
+    let (completion, result) = done();
+    wal.append(A, 2, payloads(&[&"x".repeat(2000)]), completion).unwrap();
+    sleep(Duration::from_millis(100));
+    assert_eq!((result.try_recv(), wal.poisoned()), (Err(TryRecvError::Empty), None));
+    disk.limit_space(None);
+    assert_eq!(result.recv().unwrap(), Ok(()));
+    drop(wal);
+    let wal = open(&disk);
+    assert_eq!((texts(&wal, A).len(), wal.mark_value(A, 2).unwrap().len()), (2, 2000));
 }
