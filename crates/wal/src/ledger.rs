@@ -382,6 +382,25 @@ mod tests {
         assert!(ledger.apply(&entry(12), at(1, 9)).is_ok());
     }
 
+    #[test]
+    fn numbers_at_the_end_are_refused_and_forged_ones_do_no_harm() {
+        let mut ledger = Ledger::default();
+        assert!(ledger.apply(&entry(u64::MAX), at(1, 0)).is_err(), "nothing could follow");
+        ledger.apply(&entry(u64::MAX - 1), at(1, 0)).unwrap();
+        assert!(ledger.apply(&entry(u64::MAX), at(1, 1)).is_err());
+        assert!(!ledger.push_hole(A));
+        ledger.force_entry(A, u64::MAX, at(1, 2));
+        assert_eq!(ledger.live(1), Live { entries: 1, bytes: 10 });
+        let forged = StreamState { first: u64::MAX, count: 1, ..state(&ledger) };
+        assert!(!Ledger::default().adopt(&forged), "there are no numbers for so many");
+        let other = with_entries(5..6);
+        let forged = StreamState { first: 7, count: u64::MAX - 7, ..state(&other) };
+        assert!(ledger.adopt(&forged) && ledger.has_hole(A));
+        ledger.apply(&Record::Purge { stream: A, to: u64::MAX, note: b"" }, at(1, 3)).unwrap();
+        assert_eq!((ledger.live(1), ledger.has_hole(A)), (Live::default(), false));
+        assert!(ledger.apply(&entry(9), at(1, 4)).is_err());
+    }
+
     fn state(ledger: &Ledger) -> StreamState<'_> {
         ledger.streams[&A].state(A)
     }

@@ -492,8 +492,8 @@ impl State {
             return Ok(Vec::new());
         }
         view.not_purged(stream, range.start)?;
-        let indexed = (range.start..).zip(view.sources(range, bytes_max));
-        let found = indexed.map(|(index, source)| match source {
+        let (start, sources) = (range.start, view.sources(range, bytes_max));
+        let found = sources.into_iter().zip(start..).map(|(source, index)| match source {
             Source::Cached(payload) => Found::Cached(payload),
             Source::Disk(at) => {
                 Found::Disk { index, at, file: self.files.get(&at.segment).cloned() }

@@ -90,7 +90,7 @@ impl View {
 
     /// Whether `count` entries may be appended at `first`. `stream` is for the error.
     pub(crate) fn admits(&self, stream: StreamId, first: u64, count: u64) -> Result<(), Error> {
-        let lowest = self.purged.as_ref().map_or(0, |(to, _)| to + 1);
+        let lowest = self.purged.as_ref().map_or(0, |(to, _)| to.saturating_add(1));
         let (wanted, fits) =
             if self.is_empty() { (lowest, first >= lowest) } else { (self.end, first == self.end) };
         if fits && first.checked_add(count).is_some() {
@@ -151,7 +151,7 @@ impl View {
 
     /// Notes where the entries of one append stand, now that they are durable.
     pub(crate) fn locate(&mut self, ticket: u64, first: u64, places: &[Location]) {
-        for (index, place) in (first..).zip(places) {
+        for (place, index) in places.iter().zip(first..) {
             if index < self.first {
                 continue;
             }

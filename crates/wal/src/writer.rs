@@ -183,7 +183,7 @@ impl Writer {
         let record = match op {
             Op::Append { stream, first, payloads } => {
                 let mut places = Vec::with_capacity(payloads.len());
-                for (index, payload) in (*first..).zip(payloads) {
+                for (payload, index) in payloads.iter().zip(*first..) {
                     places.push(self.put(&Record::Entry { stream: *stream, index, payload })?);
                 }
                 report.located.push((*stream, ticket, *first, places));

@@ -1,8 +1,11 @@
-//! Numbers as large as they may be.
+//! Numbers as large as they may be, and larger.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
-use stemedb_wal::Wal;
+use stemedb_wal::disk::Disk;
 use stemedb_wal::disk::sim::SimDisk;
+use stemedb_wal::{Options, Wal};
 
 use crate::common::*;
 
@@ -53,4 +56,35 @@ fn a_checkpoint_may_count_more_entries_than_the_segments_that_are_left_could_hol
         assert_eq!((texts(&wal, A), wal.bounds(A).first), (vec!["one".into()], Some(next)));
         assert_eq!(texts(&wal, B).len(), usize::from(pinned));
     }
+}
+
+#[test]
+fn the_last_index_there_is_can_be_appended_and_read() {
+    let disk = SimDisk::new(1);
+    let wal = open(&disk);
+    let last = u64::MAX - 1;
+    append(&wal, A, last, &["the last"]);
+    assert_eq!(wal.entries(A, last..u64::MAX, 99).unwrap(), payloads(&["the last"]));
+    assert!(synced(|done| wal.append(A, u64::MAX, payloads(&["x"]), done)).is_err());
+    drop(wal);
+    let wal = open(&disk);
+    assert_eq!((texts(&wal, A), wal.poisoned()), (vec!["the last".into()], None));
+    purge(&wal, A, last, "");
+    drop(wal);
+    let wal = open(&disk);
+    assert!(synced(|done| wal.append(A, u64::MAX, payloads(&["x"]), done)).is_err());
+}
+
+#[test]
+fn a_file_with_a_number_that_nothing_could_follow_is_not_ours() {
+    let disk = SimDisk::new(1);
+    disk.create("ffffffffffffffff.spare").unwrap().write_at(&[0; 4096], 0).unwrap();
+    disk.create("ffffffffffffffff.wal").unwrap().write_at(&[0; 4096], 0).unwrap();
+    let options = Options { spare_segments: 1, ..small() };
+    let (wal, _) = Wal::open_on(Arc::new(disk.clone()), options).unwrap();
+    for index in 1..50 {
+        append(&wal, A, index, &[&"x".repeat(300)]);
+    }
+    drop(wal);
+    assert_eq!(texts(&open(&disk), A).len(), 49);
 }
