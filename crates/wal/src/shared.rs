@@ -479,6 +479,11 @@ impl State {
         });
     }
 
+    /// Whether callers know of an entry, and find it there.
+    pub(crate) fn is_at(&self, stream: StreamId, index: u64, at: Location) -> bool {
+        self.streams.get(&stream).is_some_and(|view| view.is_at(index, at))
+    }
+
     /// Where to find the entries of a range, with the files that must stay open for it.
     pub(crate) fn find(
         &self,

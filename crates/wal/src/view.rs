@@ -175,6 +175,12 @@ impl View {
         }
     }
 
+    /// Whether an entry stands there.
+    pub(crate) fn is_at(&self, index: u64, at: Location) -> bool {
+        let position = index.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        position.and_then(|position| self.located.get(position)) == Some(&at)
+    }
+
     /// Lets go of the durable payloads with this ticket or an older one. Returns their bytes.
     pub(crate) fn evict(&mut self, ticket: u64) -> usize {
         let durable_end = self.first + self.located.len() as u64;

@@ -66,7 +66,20 @@ pub(crate) fn run(shared: &Shared, writer: &Mutex<Writer>) {
 
 /// One round, for whoever has the turn. Returns the calls that waited for room.
 pub(crate) fn round(shared: &Shared, writer: &Mutex<Writer>, round: Round) -> Vec<RoomCall> {
-    attempt(shared, writer, |writer| writer.round(round)).unwrap_or_default()
+    let Round { number, mut queue } = round;
+    let done = queue.iter_mut().filter_map(|queued| queued.done.take()).collect();
+    // Out here a panic can't drop them uncalled.
+    let mut waiting = Waiting { done, room_calls: Vec::new() };
+    if let Err(reason) = try_to(writer, |writer| writer.round(number, &queue, &mut waiting)) {
+        fail(shared, std::mem::take(&mut waiting.done), &reason);
+    }
+    waiting.room_calls
+}
+
+/// Who waits for a round, and was not told yet.
+struct Waiting {
+    done: Vec<Completion>,
+    room_calls: Vec<RoomCall>,
 }
 
 /// Does something with the writer. A failure, or a panic, ends the log.
@@ -75,14 +88,20 @@ fn attempt<T>(
     writer: &Mutex<Writer>,
     action: impl FnOnce(&mut Writer) -> io::Result<T>,
 ) -> Option<T> {
+    let tried = try_to(writer, action);
+    tried.map_err(|reason| fail(shared, Vec::new(), &reason)).ok()
+}
+
+/// Does something with the writer. Why not, if it fails or panics.
+fn try_to<T>(
+    writer: &Mutex<Writer>,
+    action: impl FnOnce(&mut Writer) -> io::Result<T>,
+) -> Result<T, Arc<str>> {
     let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-    let reason = match catch_unwind(AssertUnwindSafe(|| action(&mut writer))) {
-        Ok(Ok(value)) => return Some(value),
-        Ok(Err(error)) => Arc::from(error.to_string()),
-        Err(_) => Arc::from("the writer panicked"),
-    };
-    fail(shared, Vec::new(), &reason);
-    None
+    match catch_unwind(AssertUnwindSafe(|| action(&mut writer))) {
+        Ok(result) => result.map_err(|error| Arc::from(error.to_string())),
+        Err(_) => Err(Arc::from("the writer panicked")),
+    }
 }
 
 pub(crate) struct Writer {
@@ -149,22 +168,14 @@ impl Writer {
         }
     }
 
-    /// One round. On an error every call in it has been answered with it. Returns the calls
-    /// that waited for room.
-    fn round(&mut self, round: Round) -> io::Result<Vec<RoomCall>> {
-        let Round { number, queue } = round;
+    /// One round. On an error it has told nobody of it.
+    fn round(&mut self, number: u64, queue: &[Queued], waiting: &mut Waiting) -> io::Result<()> {
         let mut report = Report::default();
-        let written = self.write_round(&queue, &mut report);
-        let done = queue.into_iter().filter_map(|queued| queued.done).collect();
-        if let Err(error) = written {
-            fail(&self.shared, done, &Arc::from(error.to_string()));
-            return Err(error);
-        }
-        let room_calls = self.shared.publish(report, figures(&self.segments, &self.ledger));
+        self.write_round(queue, &mut report)?;
+        waiting.room_calls = self.shared.publish(report, figures(&self.segments, &self.ledger));
         self.shared.gates.open(number);
-        call_back(done, &Ok(()));
-        self.release()?;
-        Ok(room_calls)
+        call_back(std::mem::take(&mut waiting.done), &Ok(()));
+        self.release()
     }
 
     fn write_round(&mut self, queue: &[Queued], report: &mut Report) -> io::Result<()> {
@@ -342,18 +353,21 @@ impl Writer {
     fn read(&mut self, stream: StreamId, index: u64, at: Location) -> Option<Bytes> {
         let file = &self.segments.get(&at.segment)?.file;
         let binding = Binding { wal_id: self.shared.wal_id, segment: at.segment };
-        match read::entry(file.as_ref(), binding, stream, index, at) {
-            Ok(payload) => Some(payload),
-            Err(error @ Error::Damaged { .. }) => {
-                self.shared.state().quarantine.add(stream, &error.to_string());
-                None
-            }
-            Err(error) => {
-                tracing::error!(%error, "an entry can't be moved; its segment stays");
-                self.unreadable = Some((stream, index, at));
-                None
-            }
+        let error = match read::entry(file.as_ref(), binding, stream, index, at) {
+            Ok(payload) => return Some(payload),
+            Err(error) => error,
+        };
+        let mut state = self.shared.state();
+        if !state.is_at(stream, index, at) {
+            // It was forgotten or purged since: what the writer knows is older.
+        } else if matches!(error, Error::Damaged { .. }) {
+            state.quarantine.add(stream, &error.to_string());
+        } else {
+            tracing::error!(%error, "an entry can't be moved; its segment stays");
+            drop(state);
+            self.unreadable = Some((stream, index, at));
         }
+        None
     }
 
     /// Lets go of the oldest segments while nothing in them is live.
