@@ -299,6 +299,10 @@ impl Writer {
         let mut left = MOVED_BYTES_PER_ROUND.max(2 * written).min(self.moves_allowed);
         while left > 0 && self.is_too_big() {
             let Some((stream, index, from)) = self.next_to_move(&quarantined) else { break };
+            if !self.may_move(from) {
+                self.moving.entries.push_front((stream, index));
+                break;
+            }
             let Some(payload) = self.read(stream, index, from) else { continue };
             let to = self.put(&Record::Moved { stream, index, payload: &payload })?;
             report.moved.push((stream, index, from, to));
@@ -307,6 +311,16 @@ impl Writer {
             self.moves_allowed = self.moves_allowed.saturating_sub(bytes);
         }
         Ok(())
+    }
+
+    /// Moving is no hurry: it never waits for a spare, nor for a file that must grow, while votes
+    /// and purges would wait behind it. Whether an entry can be moved without.
+    fn may_move(&self, from: Location) -> bool {
+        let frame_bytes = u64::from(from.frame_bytes);
+        let fits = self.batch.end_with_moved(frame_bytes) <= self.shared.options.segment_bytes;
+        let supply = &self.shared.supply;
+        let next = self.shared.options.spare_segments == 0 || supply.ready() > 0;
+        fits || (next && frame_bytes <= self.shared.free_for(from.frame_bytes as usize))
     }
 
     /// The files hold more than the bound, and moving could help. Segments that this round has

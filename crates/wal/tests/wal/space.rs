@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::TryRecvError;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use stemedb_wal::disk::Disk;
@@ -197,4 +197,49 @@ fn a_checkpoint_that_takes_more_than_a_segment_waits_for_space() {
     drop(wal);
     let wal = open(&disk);
     assert_eq!((texts(&wal, A).len(), wal.mark_value(A, 2).unwrap().len()), (2, 2000));
+}
+
+#[test]
+fn a_move_never_waits_for_a_spare() {
+    // Intent: half of the log is B's, which is quiet, and the helper hangs in a slow disk. What
+    // callers write fits; only what would be moved does not.
+    let disk = SimDisk::new(1);
+    let slow = Arc::new(AtomicBool::new(false));
+    let hook = {
+        let slow = slow.clone();
+        move |what: &str, name: &str| {
+            let began = Instant::now();
+            let hangs = what == "create" && name.ends_with(".spare");
+            while hangs && slow.load(Ordering::SeqCst) && began.elapsed().as_secs() < 10 {
+                sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        }
+    };
+    let options = Options { spare_segments: 1, ..small() };
+    let (wal, _) = Wal::open_on(Hooked::new(&disk, hook), options).unwrap();
+    for first in [1, 6] {
+        append(&wal, B, first, &["q".repeat(720).as_str(); 5]);
+    }
+    for index in 1.. {
+        let before = segments(&disk).len();
+        if before == 4 {
+            wait_for_spares(&wal, 1);
+            slow.store(true, Ordering::SeqCst);
+        }
+        let (appended, written) = done();
+        wal.append(A, index, payloads(&[&"x".repeat(400)]), appended).unwrap();
+        let written = written.recv_timeout(Duration::from_secs(3));
+        assert_eq!(written, Ok(Ok(())), "with {before} segments");
+        if segments(&disk).contains(&"0000000000000005.wal".to_owned()) {
+            break;
+        }
+        purge(&wal, A, index, "");
+    }
+    for tag in 0..3 {
+        let (voted, written) = done();
+        wal.mark(A, tag, Bytes::from_static(b"vote"), Some(voted)).unwrap();
+        assert_eq!(written.recv_timeout(Duration::from_secs(3)), Ok(Ok(())));
+    }
+    slow.store(false, Ordering::SeqCst);
 }
