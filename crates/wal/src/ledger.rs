@@ -196,6 +196,7 @@ impl Ledger {
 
     /// The records a segment that begins now begins with.
     pub(crate) fn checkpoint(&self) -> Vec<Record<'_>> {
+        self.validate();
         let states = self.streams.iter().map(|(id, stream)| Record::State(stream.state(*id)));
         let (streams, numbering) = (self.streams.len() as u64, Some(self.numbering));
         let count = Record::Checkpoint { streams, numbering };
@@ -302,6 +303,18 @@ impl Ledger {
     /// Recovery has read all there is.
     pub(crate) fn settle(&mut self) {
         self.streams.values_mut().for_each(|known| known.places.settle());
+        self.validate();
+    }
+
+    /// What is live is what has a place. Looked at when a checkpoint is written and when a log
+    /// has been read, where debug assertions are on.
+    fn validate(&self) {
+        if cfg!(debug_assertions) {
+            let mut live = BTreeMap::new();
+            let known = self.streams.values().flat_map(|stream| stream.places.known());
+            known.for_each(|(_, at)| claim(&mut live, at));
+            assert_eq!(live, self.live, "a segment's live entries are those that stand in it");
+        }
     }
 }
 

@@ -26,7 +26,7 @@ fn a_panic_in_a_round_is_told_to_all_who_wait_for_it() {
         assert!(what != "write" || !seen.load(Ordering::SeqCst), "a panic on demand");
         Ok(())
     };
-    let (wal, _) = Wal::open_on(Hooked::new(&disk, hook), small()).unwrap();
+    let (wal, _) = Wal::open_on(Hooked::on(&disk, hook), small()).unwrap();
     append(&wal, A, 1, &["durable"]);
     armed.store(true, Ordering::SeqCst);
     let (completion, result) = done();
@@ -47,7 +47,7 @@ fn who_waits_for_room_is_called_though_a_segment_could_not_be_let_go() {
         }
     };
     let options = Options { queue_bytes_max: 1000, ..small() };
-    let (wal, _) = Wal::open_on(Hooked::new(&disk, hook), options).unwrap();
+    let (wal, _) = Wal::open_on(Hooked::on(&disk, hook), options).unwrap();
     for index in 1..30 {
         append(&wal, A, index, &[&"x".repeat(400)]);
     }
@@ -85,7 +85,7 @@ fn a_stream_that_was_forgotten_is_not_quarantined_for_an_entry_it_had() {
             Ok(())
         }
     };
-    let (wal, _) = Wal::open_on(Hooked::new(&disk, hook), small()).unwrap();
+    let (wal, _) = Wal::open_on(Hooked::on(&disk, hook), small()).unwrap();
     append(&wal, B, 1, &["quiet one"]);
     let bytes = disk.bytes("0000000000000001.wal").unwrap();
     let at = bytes.windows(9).position(|window| window == b"quiet one").unwrap();

@@ -120,7 +120,7 @@ struct HookedFile {
 }
 
 impl Hooked {
-    pub(crate) fn new(
+    pub(crate) fn on(
         disk: &SimDisk,
         hook: impl Fn(&str, &str) -> io::Result<()> + Send + Sync + 'static,
     ) -> Arc<dyn Disk> {

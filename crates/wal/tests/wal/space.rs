@@ -80,7 +80,7 @@ fn an_entry_that_can_be_read_again_is_moved_after_all() {
         }
     };
     failing.store(false, Ordering::SeqCst);
-    let (wal, _) = Wal::open_on(Hooked::new(&disk, hook), small()).unwrap();
+    let (wal, _) = Wal::open_on(Hooked::on(&disk, hook), small()).unwrap();
     failing.store(true, Ordering::SeqCst);
     let written = |index: u64| {
         append(&wal, A, index, &[&"x".repeat(100)]);
@@ -217,7 +217,7 @@ fn a_move_never_waits_for_a_spare() {
         }
     };
     let options = Options { spare_segments: 1, ..small() };
-    let (wal, _) = Wal::open_on(Hooked::new(&disk, hook), options).unwrap();
+    let (wal, _) = Wal::open_on(Hooked::on(&disk, hook), options).unwrap();
     for first in [1, 6] {
         append(&wal, B, first, &["q".repeat(720).as_str(); 5]);
     }
