@@ -3,12 +3,11 @@
 //! What may be cut is what was being written when the power went: the last batch of the last
 //! segment, as long as nothing proves that it had been synced; and a last segment that had not
 //! got its checkpoint yet (older builds named it before), for records come only after that was
-//! synced. Proofs are a later batch
-//! in the same segment, and the next segment: its file gets its name after the last sync of the
-//! one before, and its header says where that one ends. Anything else that is wrong is damage.
-//! `rebuild` tells which streams it cost records. If there are any the log is refused as it is,
-//! or opened with these quarantined, as [`OnDamage`] says. Then it goes on in a new segment, whose
-//! checkpoint says so, before anything else is written.
+//! synced. Proofs are a later batch in the same segment, and the next segment: its file gets its
+//! name after the last sync of the one before, and its header says where that one ends. Anything
+//! else that is wrong is damage. `rebuild` tells which streams it cost records. If there are any
+//! the log is refused as it is, or opened with these quarantined, as [`OnDamage`] says. Then it
+//! goes on in a new segment, whose checkpoint says so, before anything else is written.
 //!
 //! The last batch is written again and synced before anything is built on it: a process that
 //! died may have left it in the system's memory only, and a sync that failed may have left it
@@ -274,7 +273,8 @@ pub(crate) fn go_on(disk: &dyn Disk, found: Found, supply: Supply) -> Result<Rec
     Ok(Recovered { wal_id, ledger, segments, current, end, fresh, supply, recovery, quarantined })
 }
 
-/// Writes the last batch again, if it is whole, and syncs it, with nothing behind it that passes for a batch.
+/// Writes the last batch again, if it is whole, and syncs it, with nothing behind it that passes
+/// for a batch.
 fn secure_end(last: &Last, segments: &BTreeMap<u64, SegmentFile>) -> Result<(), OpenError> {
     let name = segment::segment_file(last.number);
     let Some(segment) = segments.get(&last.number) else {
