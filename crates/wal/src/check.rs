@@ -1,8 +1,8 @@
 //! A closed log, looked at and repaired by a person's tool.
 //!
-//! [`check`] reads everything and changes nothing, on a read-only volume too. [`repair`] does what is safe: it purges
-//! damaged entries that the owner of the log needs no more, forgets the streams it is told to
-//! give up, and touches nothing else. Both take the log's lock.
+//! [`check`] reads everything and changes nothing, on a read-only volume too. [`repair`] does what
+//! is safe: it purges damaged entries that the owner of the log needs no more, forgets the streams
+//! it is told to give up, and touches nothing else. Both take the log's lock.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -111,8 +111,9 @@
 //! compression and no encryption. A record that does not fit an empty segment makes a longer
 //! one, and is bounded only by [`PAYLOAD_BYTES_MAX`]. Disk use is within twice the live bytes
 //! plus three segments as long as a checkpoint is small against a segment (one more while the
-//! helper is behind, for which no move waits), but it shrinks only while somebody writes, and what a sudden purge leaves scattered is gathered at 1 MiB a sync.
-//! Segments set aside come on top: no more than there were when their streams were quarantined.
+//! helper is behind, for which no move waits), but it shrinks only while somebody writes, and what
+//! a sudden purge leaves scattered is gathered at 1 MiB a sync. Segments set aside come on top: no
+//! more than there were when their streams were quarantined.
 //! On a file system that never writes in place (btrfs, say) a full disk can fail the write into
 //! a segment that is there, which ends the log.
 

@@ -247,7 +247,8 @@ mod tests {
             for change in changes {
                 let mut gone = Vec::new();
                 let known = |row: &VecDeque<Location>| {
-                    let mut known: Vec<_> = row.iter().filter(|at| at.is_known()).map(|at| at.segment).collect();
+                    let known = row.iter().filter(|at| at.is_known());
+                    let mut known: Vec<_> = known.map(|at| at.segment).collect();
                     known.sort_unstable();
                     known
                 };
@@ -294,21 +295,23 @@ mod tests {
                     }
                     Change::Settle => places.settle(),
                 }
-                let mut accounted: Vec<_> = gone.iter().map(|at| at.segment).chain(known(&row)).collect();
+                let gone = gone.iter().map(|at| at.segment);
+                let mut accounted: Vec<_> = gone.chain(known(&row)).collect();
                 if added != 0 {
                     let at = accounted.iter().position(|&segment| segment == added);
                     accounted.remove(at.unwrap());
                 }
                 accounted.sort_unstable();
                 prop_assert_eq!(accounted, before, "each place that goes is told once");
-                prop_assert_eq!((places.count(), places.is_empty()), (row.len() as u64, row.is_empty()));
                 let end = first + row.len() as u64;
+                prop_assert_eq!((places.count(), places.is_empty()), (end - first, end == first));
                 let got: Vec<_> = (first..end).filter_map(|index| places.get(index)).collect();
                 prop_assert_eq!(&got, &Vec::from(row.clone()));
-                let holes: Vec<_> = (first..end).filter(|i| !row[(i - first) as usize].is_known()).collect();
+                let is_hole = |index: &u64| !row[(index - first) as usize].is_known();
+                let holes: Vec<_> = (first..end).filter(is_hole).collect();
                 prop_assert_eq!(places.holes().collect::<Vec<_>>(), holes);
-                prop_assert_eq!(places.known().map(|(_, at)| at).collect::<Vec<_>>(),
-                    row.iter().copied().filter(|at| at.is_known()).collect::<Vec<_>>());
+                let left: Vec<_> = row.iter().copied().filter(|at| at.is_known()).collect();
+                prop_assert_eq!(places.known().map(|(_, at)| at).collect::<Vec<_>>(), left);
             }
         }
     }

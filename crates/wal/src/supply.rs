@@ -8,10 +8,11 @@
 //! When a spare can't be made and none is left the supply says it is out, and `append` refuses
 //! until one was made: the helper rests until somebody asks it to try again. Appends that were
 //! accepted while there is little space fit into the files there are, with a part of a segment to
-//! spare, which is the reserve for what frees space: purges, truncations, marks. Should the writer need a file all the same,
-//! it waits until there is one: nothing was written, so nothing is in doubt, and want of space
-//! ends no log. (Other errors do, and with no helper every error does.) A file that must be longer
-//! than a segment gets its length before anything is written there, and waits for that, too.
+//! spare, which is the reserve for what frees space: purges, truncations, marks. Should the writer
+//! need a file all the same, it waits until there is one: nothing was written, so nothing is in
+//! doubt, and want of space ends no log. (Other errors do, and with no helper every error does.) A
+//! file that must be longer than a segment gets its length before anything is written there, and
+//! waits for that, too.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
