@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use crate::codec::{Reader, put_varint};
 use crate::ledger::Ledger;
-use crate::record::{Binding, CHECKPOINT, FRAME_BYTES, Numbering, Record};
+use crate::record::{Binding, CHECKPOINT, FRAME_BYTES, KIND_STREAM_INDEX, Numbering, Record};
 use crate::{StreamId, v1};
 
 /// Bytes of a batch in front of its first record.
@@ -199,6 +199,11 @@ impl BatchBuilder {
     /// The same, if `record` were added before.
     pub(crate) fn end_with(&self, record: &Record<'_>) -> u64 {
         self.end_max() + (record.frame_bytes_max() + TABLE_BYTES_PER_RECORD) as u64
+    }
+
+    /// The same, if an entry were moved whose frame takes so many bytes.
+    pub(crate) fn end_with_moved(&self, frame_bytes: u64) -> u64 {
+        self.end_max() + frame_bytes + (KIND_STREAM_INDEX + TABLE_BYTES_PER_RECORD) as u64
     }
 
     /// The same, if every stream of `ledger` were named.

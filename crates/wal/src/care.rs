@@ -46,40 +46,46 @@ impl Wal {
         &self,
         pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Vec<Damage>, Error> {
-        let mut files: Vec<_> = {
-            let state = self.shared().state();
-            state.files.iter().map(|(number, file)| (*number, file.clone())).collect()
-        };
+        let mut numbers: Vec<_> = self.shared().state().files.keys().copied().collect();
+        numbers.pop();
         let mut found = Vec::new();
-        let Some((_, mut next)) = files.pop() else { return Ok(found) };
-        for (number, file) in files.into_iter().rev() {
-            let Some(damage) = self.scrub_segment(number, &file, &next, pace) else { break };
+        for number in numbers.into_iter().rev() {
+            let Some(damage) = self.scrub_segment(number, pace) else { break };
             found.extend(damage);
-            next = file;
         }
         Ok(found)
+    }
+
+    /// The file of a segment, as long as it is needed. Held for one read only: what is held can't
+    /// be recycled, and has its space still when it is removed.
+    fn segment(&self, number: u64) -> Option<Arc<dyn File>> {
+        self.shared().state().files.get(&number).cloned()
     }
 
     /// Nothing: the pace ended the walk.
     fn scrub_segment(
         &self,
         number: u64,
-        file: &Arc<dyn File>,
-        next: &Arc<dyn File>,
         pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Option<Vec<Damage>> {
-        let mut bytes = vec![0; file.length().unwrap_or_default() as usize];
+        let length = self.segment(number).and_then(|file| file.length().ok());
+        let mut bytes = vec![0; length.unwrap_or_default() as usize];
         for (at, piece) in bytes.chunks_mut(SCRUB_BYTES).enumerate() {
+            let Some(file) = self.segment(number) else { return Some(Vec::new()) };
             let offset = (at * SCRUB_BYTES) as u64;
             if file.read_at(piece, offset).is_err() {
                 read_pieces(file.as_ref(), piece, offset);
             }
+            drop(file);
             if pace(piece.len() as u64).is_break() {
                 return None;
             }
         }
+        let Some(next) = self.segment(number + 1) else { return Some(Vec::new()) };
+        let sealed = previous_end(next.as_ref());
+        drop(next);
         let binding = Binding { wal_id: self.shared().wal_id, segment: number };
-        let bad = unreadable(&bytes, binding, previous_end(next.as_ref()));
+        let bad = unreadable(&bytes, binding, sealed);
         let state = self.shared().state();
         if !state.files.contains_key(&number) {
             // It was let go of meanwhile: nobody needs it.

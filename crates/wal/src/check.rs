@@ -1,8 +1,8 @@
 //! A closed log, looked at and repaired by a person's tool.
 //!
-//! [`check`] reads everything and changes nothing. [`repair`] does what is safe: it purges
-//! damaged entries that the owner of the log needs no more, forgets the streams it is told to
-//! give up, and touches nothing else. Both take the log's lock.
+//! [`check`] reads everything and changes nothing, on a read-only volume too. [`repair`] does what
+//! is safe: it purges damaged entries that the owner of the log needs no more, forgets the streams
+//! it is told to give up, and touches nothing else. Both take the log's lock.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -90,7 +90,8 @@ impl fmt::Display for GivenUp {
 /// `InUse` while a process has it open; `Corrupt` if the identity can't be read or there is no
 /// log; `Version`; `Io`.
 pub fn check(dir: &Path) -> Result<Report, OpenError> {
-    let (disk, _lock) = take(dir)?;
+    let disk = there(dir, RealDisk::to_read)?;
+    let _lock = lock(disk.as_ref())?;
     check_on(disk.as_ref())
 }
 
@@ -111,12 +112,12 @@ pub fn check_on(disk: &dyn Disk) -> Result<Report, OpenError> {
     }
     let quarantined = &found.verdict.quarantined;
     let streams = found.ledger.streams.iter().map(|(&stream, known)| {
-        let count = known.entries.len() as u64;
+        let some = |index| (!known.places.is_empty()).then_some(index);
         StreamSummary {
             stream,
             purged: known.purged.as_ref().map(|(to, _)| *to),
-            first: (count > 0).then_some(known.first),
-            last: (known.first + count).checked_sub(1).filter(|_| count > 0),
+            first: some(known.places.first()),
+            last: some(known.places.end().wrapping_sub(1)),
             damaged: quarantined.contains_key(&stream),
         }
     });
@@ -146,8 +147,7 @@ pub fn repair(
     flushed: &dyn Fn(StreamId) -> Option<(u64, Bytes)>,
     give_up: &[StreamId],
 ) -> Result<Vec<GivenUp>, OpenError> {
-    let (disk, lock) = take(dir)?;
-    drop(lock);
+    let disk = there(dir, RealDisk::open)?;
     repair_on(&disk, flushed, give_up)
 }
 
@@ -233,14 +233,15 @@ fn options() -> Options {
     Options { on_damage: OnDamage::Quarantine, spare_segments: 0, ..Options::default() }
 }
 
-fn take(dir: &Path) -> Result<(Arc<dyn Disk>, Lock), OpenError> {
+fn there(
+    dir: &Path,
+    open: impl FnOnce(&Path) -> std::io::Result<RealDisk>,
+) -> Result<Arc<dyn Disk>, OpenError> {
     let shown = dir.to_string_lossy();
     if !dir.is_dir() {
         return Err(OpenError::io("open", &shown)(std::io::ErrorKind::NotFound.into()));
     }
-    let disk = RealDisk::open(dir).map_err(OpenError::io("open", &shown))?;
-    let lock = lock(&disk)?;
-    Ok((Arc::new(disk), lock))
+    Ok(Arc::new(open(dir).map_err(OpenError::io("open", &shown))?))
 }
 
 fn lock(disk: &dyn Disk) -> Result<Lock, OpenError> {

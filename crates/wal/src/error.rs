@@ -13,8 +13,9 @@ pub enum Error {
     /// when to try again.
     #[error("the log's queue is full")]
     Busy,
-    /// No next segment could be prepared, for want of space most likely. Nothing was applied;
-    /// each refused append makes the log try again to prepare one.
+    /// No next segment could be prepared, for want of space most likely, or an entry takes more
+    /// than a segment and the disk has no room for it. Nothing was applied; each refused append
+    /// makes the log try again to prepare one.
     #[error("the disk has no room for another segment")]
     Full,
     /// The log was closed. Nothing was applied.

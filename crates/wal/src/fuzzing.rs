@@ -25,7 +25,7 @@ pub fn segment_open(bytes: &[u8]) {
     let binding = header.map_or(Binding { wal_id: 1, segment: 1 }, |header| header.binding);
     let named = header.map_or(bytes.len() as u64, |header| header.previous_end);
     for sealed in [Sealed::No, Sealed::Somewhere, Sealed::At(named)] {
-        let mut rebuild = Rebuild::new(bytes.len() as u64);
+        let mut rebuild = Rebuild::default();
         rebuild.segment(header.map(|header| header.version));
         let mut scan = Scan::new(bytes, binding, sealed);
         while let Some(step) = scan.next_step() {

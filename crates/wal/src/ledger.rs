@@ -8,10 +8,10 @@
 //! always higher when its id is used anew. A batch and a checkpoint say the numbers too, so after
 //! a stretch that can't be read they tell whether a stream lost any records in it.
 //!
-//! Invariants: a stream's entries are the contiguous run `first .. first + entries.len()`, all
-//! above its purged index; a segment's `live` is exactly the entries that have their location
-//! in it. Only recovery knows entries without a location: those a first checkpoint lists, until
-//! the segment with their newest copy is read.
+//! Invariants: a stream's entries are a contiguous run, all above its purged index; a segment's
+//! `live` is exactly the entries that have their location in it. Only recovery knows entries
+//! without a location: those a first checkpoint counts, until the segment with their newest copy
+//! is read, or a record says that they are gone.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 use crate::StreamId;
 use crate::batch::Frame;
+use crate::places::Places;
 use crate::record::{Numbering, Record, StreamState};
 
 /// Where the frame of an entry stands. Segment 0 is none: the place is not known.
@@ -34,7 +35,7 @@ impl Location {
         Self { segment, offset: frame.offset as u32, frame_bytes: frame.bytes as u32 }
     }
 
-    fn known(self) -> bool {
+    pub(crate) fn is_known(self) -> bool {
         self.segment != 0
     }
 }
@@ -51,8 +52,7 @@ pub(crate) struct Stream {
     /// It has lost records, which ones is not known: nothing of it may be used.
     pub(crate) quarantined: bool,
     pub(crate) purged: Option<(u64, Bytes)>,
-    pub(crate) first: u64,
-    pub(crate) entries: VecDeque<Location>,
+    pub(crate) places: Places,
     pub(crate) marks: BTreeMap<u8, Bytes>,
 }
 
@@ -115,7 +115,7 @@ impl Ledger {
             if !self.unnumbered {
                 self.numbering.floor = self.numbering.floor.max(gone.number + 1);
             }
-            gone.entries.into_iter().for_each(|location| release(&mut self.live, location));
+            gone.places.known().for_each(|(_, at)| release(&mut self.live, at));
         }
         if self.numbering.unknown {
             // It was given up knowingly, so it is no more among those that may have been lost.
@@ -126,33 +126,32 @@ impl Ledger {
 
     fn entry(&mut self, stream: StreamId, index: u64, at: Location) -> Result<(), Broken> {
         let known = self.known(stream);
-        if known.entries.is_empty() {
+        if known.places.is_empty() {
             if known.purged.as_ref().is_some_and(|(to, _)| index <= *to) {
                 return Err(Broken("an entry at a purged index"));
             }
-            known.first = index;
-        } else if known.first + known.entries.len() as u64 != index {
+            known.places.begin(index);
+        } else if known.places.end() != index {
             return Err(Broken("an entry that does not follow its stream's last"));
         }
-        known.entries.push_back(at);
+        if !known.places.push(at) {
+            return Err(Broken("an entry that nothing could follow"));
+        }
         claim(&mut self.live, at);
         Ok(())
     }
 
     fn moved(&mut self, stream: StreamId, index: u64, at: Location) {
-        let Some(slot) = self.streams.get_mut(&stream).and_then(|known| known.slot_mut(index))
-        else {
-            return;
-        };
-        release(&mut self.live, std::mem::replace(slot, at));
-        claim(&mut self.live, at);
+        let known = self.streams.get_mut(&stream);
+        if let Some(before) = known.and_then(|known| known.places.set(index, at)) {
+            release(&mut self.live, before);
+            claim(&mut self.live, at);
+        }
     }
 
     fn truncate(&mut self, stream: StreamId, from: u64) {
         let Some(known) = self.streams.get_mut(&stream) else { return };
-        let kept = usize::try_from(from.saturating_sub(known.first)).unwrap_or(usize::MAX);
-        let kept = kept.min(known.entries.len());
-        known.entries.drain(kept..).for_each(|location| release(&mut self.live, location));
+        known.places.truncate(from, |at| release(&mut self.live, at));
     }
 
     fn purge(&mut self, stream: StreamId, to: u64, note: &[u8]) {
@@ -163,9 +162,7 @@ impl Ledger {
             return;
         }
         known.purged = Some((to, Bytes::copy_from_slice(note)));
-        let gone = to.saturating_add(1).saturating_sub(known.first).min(known.entries.len() as u64);
-        known.entries.drain(..gone as usize).for_each(|at| release(&mut self.live, at));
-        known.first += gone;
+        known.places.purge(to.saturating_add(1), |at| release(&mut self.live, at));
     }
 
     /// What of `segment` is still needed.
@@ -181,8 +178,7 @@ impl Ledger {
     /// The live entries that stand in `segment`, by stream and index.
     pub(crate) fn entries_in(&self, segment: u64) -> VecDeque<(StreamId, u64)> {
         let here = |(&id, stream): (&StreamId, &Stream)| {
-            let numbered = (stream.first..).zip(stream.entries.clone());
-            let here = numbered.filter(move |(_, at)| at.segment == segment);
+            let here = stream.places.known().filter(move |(_, at)| at.segment == segment);
             here.map(move |(index, _)| (id, index)).collect::<Vec<_>>()
         };
         self.streams.iter().flat_map(here).collect()
@@ -190,7 +186,7 @@ impl Ledger {
 
     /// Where an entry stands, if it is live.
     pub(crate) fn location(&self, stream: StreamId, index: u64) -> Option<Location> {
-        self.streams.get(&stream)?.slot(index)
+        self.streams.get(&stream)?.places.get(index)
     }
 
     /// From here on records have numbers: a segment of this version begins.
@@ -200,6 +196,7 @@ impl Ledger {
 
     /// The records a segment that begins now begins with.
     pub(crate) fn checkpoint(&self) -> Vec<Record<'_>> {
+        self.validate();
         let states = self.streams.iter().map(|(id, stream)| Record::State(stream.state(*id)));
         let (streams, numbering) = (self.streams.len() as u64, Some(self.numbering));
         let count = Record::Checkpoint { streams, numbering };
@@ -214,28 +211,20 @@ impl Ledger {
     }
 
     /// Takes over what a checkpoint says of a stream, and keeps the places of its entries as far
-    /// as they are known. False if there are more than `entries_max`: it has none then.
-    pub(crate) fn adopt(&mut self, state: &StreamState<'_>, entries_max: u64) -> bool {
-        let known = self.streams.remove(&state.stream).unwrap_or_default();
-        let mut entries = VecDeque::new();
-        let fits = state.count <= entries_max && state.first.checked_add(state.count).is_some();
-        if fits {
-            entries.resize(state.count as usize, Location::default());
-        }
-        for (index, at) in (known.first..).zip(known.entries) {
-            let position = index.checked_sub(state.first).and_then(|at| usize::try_from(at).ok());
-            match position.and_then(|position| entries.get_mut(position)) {
-                Some(slot) => *slot = at,
-                None => release(&mut self.live, at),
-            }
-        }
+    /// as they are known. However many the others are, they take no memory. False if there are
+    /// no numbers for so many: it has none then.
+    pub(crate) fn adopt(&mut self, state: &StreamState<'_>) -> bool {
+        let mut places = self.streams.remove(&state.stream).unwrap_or_default().places;
+        let end = state.first.checked_add(state.count);
+        let run = end.map_or(0..0, |end| state.first..end);
+        places.reshape(run, |at| release(&mut self.live, at));
         let purged = state.purged.map(|(to, note)| (to, Bytes::copy_from_slice(note)));
         let own = |&(tag, value): &(u8, &[u8])| (tag, Bytes::copy_from_slice(value));
         let marks = state.marks.iter().map(own).collect();
-        let StreamState { number, quarantined, first, .. } = *state;
-        let adopted = Stream { number, quarantined, purged, first, entries, marks };
+        let StreamState { number, quarantined, .. } = *state;
+        let adopted = Stream { number, quarantined, purged, places, marks };
         self.streams.insert(state.stream, adopted);
-        fits
+        end.is_some()
     }
 
     /// The number of the stream's next record is this. The stream is made if it is new.
@@ -256,50 +245,43 @@ impl Ledger {
     pub(crate) fn lose_places(&mut self, stream: StreamId) {
         self.known(stream);
         if let Some(known) = self.streams.get_mut(&stream) {
-            for at in &mut known.entries {
-                release(&mut self.live, std::mem::take(at));
-            }
+            known.places.lose(|at| release(&mut self.live, at));
         }
     }
 
     /// Where those of the stream's entries are that stand in `segment` is not known any more.
     pub(crate) fn lose_places_in(&mut self, stream: StreamId, segment: u64) {
         let Some(known) = self.streams.get_mut(&stream) else { return };
-        for at in known.entries.iter_mut().filter(|at| at.segment == segment) {
-            release(&mut self.live, std::mem::take(at));
-        }
+        known.places.lose_in(segment, |at| release(&mut self.live, at));
     }
 
     /// The stream's next entry is lost. False if it can't be told which one that is; the stream
     /// is made if it is new.
     pub(crate) fn push_hole(&mut self, stream: StreamId) -> bool {
         let known = self.known(stream);
-        if known.entries.is_empty() {
-            return false;
-        }
-        known.entries.push_back(Location::default());
-        true
+        !known.places.is_empty() && known.places.push(Location::default())
     }
 
     /// Takes an entry as the stream's last one, whatever was thought to stand there.
     pub(crate) fn force_entry(&mut self, stream: StreamId, index: u64, at: Location) {
-        let known = self.known(stream);
-        let position = index.checked_sub(known.first).and_then(|at| usize::try_from(at).ok());
-        let kept = position.filter(|position| *position <= known.entries.len()).unwrap_or(0);
-        if kept == 0 {
-            known.first = index;
+        let number = self.numbering.floor;
+        let known =
+            self.streams.entry(stream).or_insert_with(|| Stream { number, ..Stream::default() });
+        let follows = (known.places.first()..=known.places.end()).contains(&index);
+        known.places.truncate(if follows { index } else { 0 }, |at| release(&mut self.live, at));
+        if known.places.is_empty() {
+            known.places.begin(index);
         }
-        let gone: Vec<_> = known.entries.drain(kept..).collect();
-        known.entries.push_back(at);
-        gone.into_iter().for_each(|at| release(&mut self.live, at));
-        claim(&mut self.live, at);
+        if known.places.push(at) {
+            claim(&mut self.live, at);
+        }
         self.count(stream);
     }
 
     /// Forgets a stream without a record of it.
     pub(crate) fn remove(&mut self, stream: StreamId) {
         let gone = self.streams.remove(&stream).unwrap_or_default();
-        gone.entries.into_iter().for_each(|at| release(&mut self.live, at));
+        gone.places.known().for_each(|(_, at)| release(&mut self.live, at));
     }
 
     /// Notes that the stream has lost records. False if that was known.
@@ -315,33 +297,36 @@ impl Ledger {
 
     /// The indexes of the stream's entries that no segment holds, ascending.
     pub(crate) fn holes(&self, stream: StreamId) -> impl DoubleEndedIterator<Item = u64> {
-        let known = self.streams.get(&stream);
-        known.into_iter().flat_map(|known| {
-            let holes = known.entries.iter().enumerate().filter(|(_, at)| !at.known());
-            holes.map(|(position, _)| known.first + position as u64)
-        })
+        self.streams.get(&stream).into_iter().flat_map(|known| known.places.holes())
+    }
+
+    /// Recovery has read all there is.
+    pub(crate) fn settle(&mut self) {
+        self.streams.values_mut().for_each(|known| known.places.settle());
+        self.validate();
+    }
+
+    /// What is live is what has a place. Looked at when a checkpoint is written and when a log
+    /// has been read, where debug assertions are on.
+    fn validate(&self) {
+        if cfg!(debug_assertions) {
+            let mut live = BTreeMap::new();
+            let known = self.streams.values().flat_map(|stream| stream.places.known());
+            known.for_each(|(_, at)| claim(&mut live, at));
+            assert_eq!(live, self.live, "a segment's live entries are those that stand in it");
+        }
     }
 }
 
 impl Stream {
-    fn slot(&self, index: u64) -> Option<Location> {
-        let position = usize::try_from(index.checked_sub(self.first)?).ok()?;
-        self.entries.get(position).copied()
-    }
-
-    fn slot_mut(&mut self, index: u64) -> Option<&mut Location> {
-        let position = usize::try_from(index.checked_sub(self.first)?).ok()?;
-        self.entries.get_mut(position)
-    }
-
     fn state(&self, stream: StreamId) -> StreamState<'_> {
-        let count = self.entries.len() as u64;
+        let count = self.places.count();
         StreamState {
             stream,
             number: self.number,
             quarantined: self.quarantined,
             purged: self.purged.as_ref().map(|(to, note)| (*to, note.as_ref())),
-            first: if count == 0 { 0 } else { self.first },
+            first: if count == 0 { 0 } else { self.places.first() },
             count,
             marks: self.marks.iter().map(|(tag, value)| (*tag, value.as_ref())).collect(),
         }
@@ -410,6 +395,25 @@ mod tests {
         assert!(ledger.apply(&entry(12), at(1, 9)).is_ok());
     }
 
+    #[test]
+    fn numbers_at_the_end_are_refused_and_forged_ones_do_no_harm() {
+        let mut ledger = Ledger::default();
+        assert!(ledger.apply(&entry(u64::MAX), at(1, 0)).is_err(), "nothing could follow");
+        ledger.apply(&entry(u64::MAX - 1), at(1, 0)).unwrap();
+        assert!(ledger.apply(&entry(u64::MAX), at(1, 1)).is_err());
+        assert!(!ledger.push_hole(A));
+        ledger.force_entry(A, u64::MAX, at(1, 2));
+        assert_eq!(ledger.live(1), Live { entries: 1, bytes: 10 });
+        let forged = StreamState { first: u64::MAX, count: 1, ..state(&ledger) };
+        assert!(!Ledger::default().adopt(&forged), "there are no numbers for so many");
+        let other = with_entries(5..6);
+        let forged = StreamState { first: 7, count: u64::MAX - 7, ..state(&other) };
+        assert!(ledger.adopt(&forged) && ledger.has_hole(A));
+        ledger.apply(&Record::Purge { stream: A, to: u64::MAX, note: b"" }, at(1, 3)).unwrap();
+        assert_eq!((ledger.live(1), ledger.has_hole(A)), (Live::default(), false));
+        assert!(ledger.apply(&entry(9), at(1, 4)).is_err());
+    }
+
     fn state(ledger: &Ledger) -> StreamState<'_> {
         ledger.streams[&A].state(A)
     }
@@ -418,7 +422,7 @@ mod tests {
     fn an_adopted_state_has_holes_until_they_are_moved_or_purged() {
         let ledger = with_entries(5..8);
         let mut restored = Ledger::default();
-        assert!(restored.adopt(&state(&ledger), 9) && restored.agrees(&state(&ledger)));
+        assert!(restored.adopt(&state(&ledger)) && restored.agrees(&state(&ledger)));
         assert_eq!(restored.holes(A).collect::<Vec<_>>(), [5, 6, 7]);
         let moved = Record::Moved { stream: A, index: 5, payload: b"" };
         restored.apply(&moved, at(3, 0)).unwrap();
@@ -432,8 +436,8 @@ mod tests {
         let mut ledger = with_entries(5..9);
         let shorter = StreamState { first: 4, count: 3, ..state(&ledger) };
         let mut other = Ledger::default();
-        other.adopt(&shorter, 9);
-        assert!(ledger.adopt(&state(&other), 9));
+        other.adopt(&shorter);
+        assert!(ledger.adopt(&state(&other)));
         assert_eq!(ledger.holes(A).collect::<Vec<_>>(), [4]);
         assert_eq!(ledger.live(1), Live { entries: 2, bytes: 20 });
         ledger.lose_places(A);

@@ -18,8 +18,9 @@
 //! `view` is a stream as its callers see it, `shared` the queue, `writer` what turns it into
 //! synced bytes (one thread at a time, which is its own as a rule), [`Driver`] how an owner does
 //! without that thread, `gate` where callers sleep who block, `linger` whether the writer waits
-//! for them, `supply` the helper that prepares segments. The bytes are in `record`, `batch`, `segment` and `v1`, and what they add up to is
-//! in `ledger`. `recover` is the way back from disk: `reading` takes the segments, `scan` finds
+//! for them, `supply` the helper that prepares segments. The bytes are in `record`, `batch`,
+//! `segment` and `v1`, and what they add up to is in `ledger` and `places`. `recover` is the way
+//! back from disk: `reading` takes the segments, `scan` finds
 //! the batches in them, `rebuild` folds them into a ledger and says what is missing. `quarantine`
 //! knows who may not be used, `care` looks after an open log and [`check`] after a closed one.
 //! Most of these are pure. [`disk`] is the seam to the file system.
@@ -110,9 +111,10 @@
 //! opening and by [`Wal::scrub`]. There is no
 //! compression and no encryption. A record that does not fit an empty segment makes a longer
 //! one, and is bounded only by [`PAYLOAD_BYTES_MAX`]. Disk use is within twice the live bytes
-//! plus three segments as long as a checkpoint is small against a segment, but it shrinks only
-//! while somebody writes, and what a sudden purge leaves scattered is gathered at 1 MiB a sync.
-//! Segments set aside come on top: no more than there were when their streams were quarantined.
+//! plus three segments as long as a checkpoint is small against a segment (one more while the
+//! helper is behind, for which no move waits), but it shrinks only while somebody writes, and what
+//! a sudden purge leaves scattered is gathered at 1 MiB a sync. Segments set aside come on top: no
+//! more than there were when their streams were quarantined.
 //! On a file system that never writes in place (btrfs, say) a full disk can fail the write into
 //! a segment that is there, which ends the log.
 
@@ -130,6 +132,7 @@ mod gate;
 mod ledger;
 mod linger;
 mod options;
+mod places;
 mod quarantine;
 mod read;
 mod reading;

@@ -45,6 +45,10 @@ impl Quarantine {
         self.streams.iter().map(|(stream, why)| (*stream, why.to_string())).collect()
     }
 
+    pub(crate) fn has(&self, stream: StreamId) -> bool {
+        self.streams.contains_key(&stream)
+    }
+
     pub(crate) fn ids(&self) -> BTreeSet<StreamId> {
         self.streams.keys().copied().collect()
     }

@@ -63,12 +63,7 @@ pub(crate) fn read_log(
     numbers: &[u64],
     unreadable: Unreadable,
 ) -> Result<Found, OpenError> {
-    let mut bytes = 0;
-    for &number in numbers {
-        let name = segment::segment_file(number);
-        bytes += open(disk, &name)?.length().map_err(OpenError::io("measure", &name))?;
-    }
-    let (rebuild, segments) = (Rebuild::new(bytes), BTreeMap::new());
+    let (rebuild, segments) = (Rebuild::default(), BTreeMap::new());
     let mut reading = Reading {
         disk,
         wal_id,

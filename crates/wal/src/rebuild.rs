@@ -18,11 +18,8 @@ use crate::StreamId;
 use crate::batch::{Batch, Frame, Item, Slot, Table};
 use crate::damage::{self, Damage};
 use crate::ledger::{Broken, Ledger, Location};
-use crate::record::{self, FRAME_BYTES, Numbering, Record, StreamState};
+use crate::record::{self, Numbering, Record, StreamState};
 use crate::segment::{SEGMENT_HEADER_BYTES, segment_file};
-
-/// No entry takes less: frame, kind, stream, index.
-const ENTRY_BYTES_MIN: u64 = FRAME_BYTES as u64 + 3;
 
 /// The fold.
 #[derive(Debug, Default)]
@@ -40,8 +37,6 @@ pub(crate) struct Rebuild {
     proven: BTreeMap<StreamId, usize>,
     /// A checkpoint or part of one was read.
     begun: bool,
-    /// No stream can have more entries than this.
-    entries_max: u64,
 }
 
 /// What the fold came to.
@@ -55,11 +50,6 @@ pub(crate) struct Verdict {
 }
 
 impl Rebuild {
-    /// A fold over segments of so many bytes together.
-    pub(crate) fn new(bytes: u64) -> Self {
-        Self { entries_max: bytes / ENTRY_BYTES_MIN, ..Self::default() }
-    }
-
     /// A segment begins. Version 1 has no numbers.
     pub(crate) fn segment(&mut self, version: Option<u32>) {
         if version == Some(1) && !self.begun {
@@ -282,8 +272,8 @@ impl Rebuild {
             let at = SEGMENT_HEADER_BYTES as u64;
             self.contradiction(Some(stream), segment, at, damage::DISAGREES);
         }
-        let grown = self.ledger.adopt(state, self.entries_max);
-        if state.quarantined || !grown || self.broken.contains(&stream) {
+        let adopted = self.ledger.adopt(state);
+        if state.quarantined || !adopted || self.broken.contains(&stream) {
             self.doubtful.insert(stream);
         } else {
             self.doubtful.remove(&stream);
@@ -319,6 +309,7 @@ impl Rebuild {
     /// Says who is quarantined. `oldest` is the number of the oldest segment.
     pub(crate) fn finish(&mut self, oldest: u64) -> Verdict {
         let mut verdict = Verdict::default();
+        self.ledger.settle();
         let streams: Vec<_> = self.ledger.streams.keys().copied().collect();
         for stream in streams {
             if self.is_unproven(stream) {

@@ -11,6 +11,9 @@ use crate::codec::{Reader, put_bytes, put_varint};
 /// Bytes of a frame in front of the body.
 pub(crate) const FRAME_BYTES: usize = 8;
 
+/// The kind, the stream and an index take no more.
+pub(crate) const KIND_STREAM_INDEX: usize = 1 + 10 + 10;
+
 pub(crate) const ENTRY: u8 = 1;
 pub(crate) const MARK: u8 = 2;
 pub(crate) const TRUNCATE: u8 = 3;
@@ -125,7 +128,6 @@ impl Record<'_> {
 
     /// No more bytes than this frame the record: exact but for the varints.
     pub(crate) fn frame_bytes_max(&self) -> usize {
-        const KIND_STREAM_INDEX: usize = 1 + 10 + 10;
         let body = match self {
             Self::Entry { payload, .. } | Self::Moved { payload, .. } => payload.len(),
             Self::Mark { value, .. } => value.len(),

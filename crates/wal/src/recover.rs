@@ -2,16 +2,18 @@
 //!
 //! What may be cut is what was being written when the power went: the last batch of the last
 //! segment, as long as nothing proves that it had been synced; and a last segment that had not
-//! got its checkpoint yet, for records come only after that was synced. Proofs are a later batch
-//! in the same segment, and the next segment: its file gets its name after the last sync of the
-//! one before, and its header says where that one ends. Anything else that is wrong is damage.
-//! `rebuild` tells which streams it cost records. If there are any the log is refused as it is,
-//! or opened with these quarantined, as [`OnDamage`] says. Then it goes on in a new segment, whose
-//! checkpoint says so, before anything else is written.
+//! got its checkpoint yet (older builds named it before), for records come only after that was
+//! synced. Proofs are a later batch in the same segment, and the next segment: its file gets its
+//! name after the last sync of the one before, and its header says where that one ends. Anything
+//! else that is wrong is damage. `rebuild` tells which streams it cost records. If there are any
+//! the log is refused as it is, or opened with these quarantined, as [`OnDamage`] says. Then it
+//! goes on in a new segment, whose checkpoint says so, before anything else is written.
 //!
 //! The last batch is written again and synced before anything is built on it: a process that
 //! died may have left it in the system's memory only, and a sync that failed may have left it
-//! there for good, looking clean.
+//! there for good, looking clean. A damaged one can't be written again, and perhaps what was torn
+//! off behind it is all that proves it. So then, too, the log goes on in a new segment, whose
+//! header proves it, and only when that is durable the torn bytes go.
 //!
 //! Bytes that the disk refuses to read refuse the log too, or count as zeros, that is, as damage.
 //!
@@ -200,7 +202,7 @@ fn create(disk: &dyn Disk, supply: Supply, names: &[String]) -> Result<Recovered
     let binding = Binding { wal_id, segment: FIRST_SEGMENT };
     let header = SegmentHeader::new(binding, 0);
     let spare = supply.take_at_once().map_err(OpenError::io("make", &first))?;
-    let end = begin_segment(disk, &spare, header, &ledger);
+    let end = begin_segment(disk, &supply, &spare, header, &ledger);
     let end = end.map_err(OpenError::io("begin", &first))?;
     write_identity(disk, wal_id).map_err(OpenError::io("write", IDENTITY_FILE))?;
     let bytes = spare.file.length().map_err(OpenError::io("measure", &first))?;
@@ -242,18 +244,21 @@ pub(crate) fn go_on(disk: &dyn Disk, found: Found, supply: Supply) -> Result<Rec
         damage: verdict.damage,
         quarantined: verdict.quarantined.keys().copied().collect(),
     };
-    secure_end(&last, &segments)?;
+    let whole = !last.tail.is_empty();
+    if whole {
+        secure_end(&last, &segments)?;
+    }
     let (mut current, mut end, mut fresh) = (last.number, last.end, last.fresh);
     // An older version is not written on, nor a segment behind which nobody would see that the
-    // streams are not what they seem.
-    if last.version != Some(segment::FORMAT_VERSION) || verdict.to_be_written {
+    // streams are not what they seem, or that its last batch had been synced.
+    if last.version != Some(segment::FORMAT_VERSION) || verdict.to_be_written || !whole {
         ledger.begin_numbers();
         (current, fresh) = (current + 1, true);
         let header = SegmentHeader::new(Binding { wal_id, segment: current }, end);
         let name = segment::segment_file(current);
         let spare = supply.take_at_once().map_err(OpenError::io("make", &name))?;
-        end =
-            begin_segment(disk, &spare, header, &ledger).map_err(OpenError::io("begin", &name))?;
+        let began = begin_segment(disk, &supply, &spare, header, &ledger);
+        end = began.map_err(OpenError::io("begin", &name))?;
         let bytes = spare.file.length().map_err(OpenError::io("measure", &name))?;
         segments.insert(current, SegmentFile { file: spare.file, bytes });
     }
@@ -261,11 +266,15 @@ pub(crate) fn go_on(disk: &dyn Disk, found: Found, supply: Supply) -> Result<Rec
         remove(disk, &segment::segment_file(unborn))?;
     }
     disk.sync_dir().map_err(OpenError::io("sync", "the directory"))?;
+    if !whole {
+        secure_end(&last, &segments)?;
+    }
     let quarantined = verdict.quarantined;
     Ok(Recovered { wal_id, ledger, segments, current, end, fresh, supply, recovery, quarantined })
 }
 
-/// Writes the last batch again and syncs it, with nothing behind it that passes for a batch.
+/// Writes the last batch again, if it is whole, and syncs it, with nothing behind it that passes
+/// for a batch.
 fn secure_end(last: &Last, segments: &BTreeMap<u64, SegmentFile>) -> Result<(), OpenError> {
     let name = segment::segment_file(last.number);
     let Some(segment) = segments.get(&last.number) else {

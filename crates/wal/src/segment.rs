@@ -16,6 +16,9 @@ const IDENTITY_MAGIC: [u8; 8] = *b"StemeWID";
 /// The name of the file that says which log this is.
 pub(crate) const IDENTITY_FILE: &str = "identity";
 
+/// No file of ours has a higher number: there is always a next one.
+const NUMBER_MAX: u64 = u64::MAX >> 1;
+
 /// The file name of a segment.
 pub(crate) fn segment_file(segment: u64) -> String {
     format!("{segment:016x}.wal")
@@ -38,7 +41,7 @@ pub(crate) fn spare_file(number: u64) -> String {
 /// The number in a name with the given ending, if it is one we would write.
 pub(crate) fn file_number(name: &str, ending: &str) -> Option<u64> {
     let digits = name.strip_suffix(ending)?;
-    let number = u64::from_str_radix(digits, 16).ok()?;
+    let number = u64::from_str_radix(digits, 16).ok().filter(|number| *number <= NUMBER_MAX)?;
     (format!("{number:016x}") == digits).then_some(number)
 }
 

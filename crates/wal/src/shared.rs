@@ -204,8 +204,9 @@ impl Shared {
         urgency: Urgency,
     ) -> Result<Submitted, (Error, Op)> {
         let bytes = op.bytes();
+        let free = self.free_for(op.longest());
         let mut state = self.state();
-        if let Err(error) = state.admit(&op, bytes, self) {
+        if let Err(error) = state.admit(&op, bytes, free, self) {
             self.refuse(state, &error);
             return Err((error, op));
         }
@@ -227,6 +228,17 @@ impl Shared {
             self.wake();
         }
         Ok(Submitted::Queued(round))
+    }
+
+    /// The space there is for a record of so many bytes, beyond what other segments will take: no
+    /// spare can stand in for a file that must grow. Without bound for one that fits a segment.
+    pub(crate) fn free_for(&self, bytes: usize) -> u64 {
+        let segment_bytes = self.options.segment_bytes;
+        if bytes as u64 + BATCH_BYTES <= segment_bytes {
+            return u64::MAX;
+        }
+        let reserve = (self.options.spare_segments as u64 + 1) * segment_bytes;
+        self.disk.free_bytes().unwrap_or(u64::MAX).saturating_sub(reserve)
     }
 
     /// Sees to it that what was refused for now can be tried again.
@@ -436,7 +448,7 @@ impl State {
         !awaited && first && self.urgent
     }
 
-    fn admit(&mut self, op: &Op, bytes: usize, shared: &Shared) -> Result<(), Error> {
+    fn admit(&mut self, op: &Op, bytes: usize, free: u64, shared: &Shared) -> Result<(), Error> {
         if let Some(reason) = &self.poisoned {
             return Err(Error::Poisoned { reason: reason.clone() });
         }
@@ -455,6 +467,9 @@ impl State {
             return Err(Error::Busy);
         }
         self.follows(op)?;
+        if is_append && (self.waiting_bytes + bytes) as u64 > free {
+            return Err(Error::Full);
+        }
         if !is_append || self.fits(bytes, shared) {
             return Ok(());
         }
@@ -545,6 +560,11 @@ impl State {
         });
     }
 
+    /// Whether callers know of an entry, and find it there.
+    pub(crate) fn is_at(&self, stream: StreamId, index: u64, at: Location) -> bool {
+        self.streams.get(&stream).is_some_and(|view| view.is_at(index, at))
+    }
+
     /// Where to find the entries of a range, with the files that must stay open for it.
     pub(crate) fn find(
         &self,
@@ -558,8 +578,8 @@ impl State {
             return Ok(Vec::new());
         }
         view.not_purged(stream, range.start)?;
-        let indexed = (range.start..).zip(view.sources(range, bytes_max));
-        let found = indexed.map(|(index, source)| match source {
+        let (start, sources) = (range.start, view.sources(range, bytes_max));
+        let found = sources.into_iter().zip(start..).map(|(source, index)| match source {
             Source::Cached(payload) => Found::Cached(payload),
             Source::Disk(at) => {
                 Found::Disk { index, at, file: self.files.get(&at.segment).cloned() }
@@ -577,6 +597,14 @@ pub(crate) enum Found {
 }
 
 impl Op {
+    /// Payload bytes of its longest entry.
+    fn longest(&self) -> usize {
+        match self {
+            Self::Append { payloads, .. } => payloads.iter().map(Bytes::len).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
     fn bytes(&self) -> usize {
         CALL_BYTES
             + match self {

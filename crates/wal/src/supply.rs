@@ -8,9 +8,11 @@
 //! When a spare can't be made and none is left the supply says it is out, and `append` refuses
 //! until one was made: the helper rests until somebody asks it to try again. Appends that were
 //! accepted while there is little space fit into the files there are, with a part of a segment to
-//! spare, which is the reserve for what frees space: purges, truncations, marks. Should the writer need a file all the same,
-//! it waits until there is one: nothing was written, so nothing is in doubt, and want of space
-//! ends no log. (Other errors do, and with no helper every error does.)
+//! spare, which is the reserve for what frees space: purges, truncations, marks. Should the writer
+//! need a file all the same, it waits until there is one: nothing was written, so nothing is in
+//! doubt, and want of space ends no log. (Other errors do, and with no helper every error does.) A
+//! file that must be longer than a segment gets its length before anything is written there, and
+//! waits for that, too.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -31,6 +33,9 @@ const FILL_SYNC_CHUNKS: u64 = (1 << 20) / FILL_BYTES as u64;
 /// Between two tries of a writer that waits for space: nothing tells when there is some.
 const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
+/// A file that must be longer than a segment grows by so much at a time.
+const LENGTHEN_BYTES: u64 = 1 << 20;
+
 /// With room for fewer segments than this, appends are held to what the files there are hold.
 const TIGHT_SEGMENTS: u64 = 4;
 
@@ -47,6 +52,8 @@ struct Shelf {
     next_number: u64,
     /// The helper is making one.
     making: bool,
+    /// The last try to make one failed.
+    failed: bool,
     /// Somebody asked for another try.
     retry: bool,
     /// What was missing at the last try was space.
@@ -146,6 +153,7 @@ impl Supply {
 
     fn pop(&self, shelf: &mut Shelf) -> Option<Spare> {
         let spare = shelf.ready.pop()?;
+        shelf.failed = false;
         self.ready_count.store(shelf.ready.len(), Ordering::Relaxed);
         self.changed.notify_all();
         Some(spare)
@@ -160,6 +168,32 @@ impl Supply {
         let number = shelf.number();
         drop(shelf);
         self.make(number)
+    }
+
+    /// Makes a file so long that nothing written into that length needs space. Waits while there
+    /// is none, as [`Supply::take`] does: what is added are zeros, so nothing is in doubt.
+    pub(crate) fn lengthen(&self, file: &dyn File, to: u64) -> io::Result<()> {
+        let mut length = file.length()?;
+        let zeros = vec![0; (to.saturating_sub(length)).min(LENGTHEN_BYTES) as usize];
+        while length < to {
+            let bytes = (to - length).min(LENGTHEN_BYTES);
+            match file.write_at(&zeros[..bytes as usize], length) {
+                Ok(()) => length += bytes,
+                Err(error) if is_full(&error) && self.wait_for_space() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits a little. False if there is no use in it.
+    fn wait_for_space(&self) -> bool {
+        let shelf = self.shelf();
+        if self.ahead == 0 || shelf.closing || shelf.stopped {
+            return false;
+        }
+        drop(self.changed.wait_timeout(shelf, FULL_RETRY_INTERVAL));
+        true
     }
 
     /// Takes the file of a segment nobody needs: as a spare if one is wanted and nobody reads
@@ -183,6 +217,7 @@ impl Supply {
     fn put(&self, spare: Spare) {
         let mut shelf = self.shelf();
         shelf.ready.push(spare);
+        shelf.failed = false;
         self.ready_count.store(shelf.ready.len(), Ordering::Relaxed);
         self.out.store(false, Ordering::Relaxed);
         self.changed.notify_all();
@@ -199,7 +234,7 @@ impl Supply {
                 if shelf.stopped {
                     return;
                 }
-                (shelf.retry, shelf.making) = (false, true);
+                (shelf.retry, shelf.failed, shelf.making) = (false, false, true);
                 shelf.number()
             };
             let made = self.make(number);
@@ -213,18 +248,19 @@ impl Supply {
 
     fn may_rest(&self, shelf: &Shelf) -> bool {
         let enough = shelf.ready.len() >= self.ahead;
-        let hopeless = self.is_out() && !shelf.retry;
+        // Till somebody asks, or takes one, or brings one.
+        let hopeless = (self.is_out() || shelf.failed) && !shelf.retry;
         (enough || hopeless) && !shelf.stopped
     }
 
     fn ran_out(&self, error: &io::Error) {
         let mut shelf = self.shelf();
+        shelf.failed = true;
         // A segment may have been recycled meanwhile: then there is no need to complain.
         if !shelf.ready.is_empty() || shelf.stopped {
             return;
         }
-        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-        shelf.no_space = full.contains(&error.kind());
+        shelf.no_space = is_full(error);
         if !self.out.swap(true, Ordering::Relaxed) {
             tracing::warn!(%error, "no spare segment could be made; appends are refused");
             self.changed.notify_all();
@@ -281,16 +317,22 @@ impl Shelf {
     }
 }
 
-/// Makes a spare the segment that `header` says: its name, its header and its checkpoint are
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Makes a spare the segment that `header` says: its header, its checkpoint and its name are
 /// on disk when this returns. Returns where the next batch goes.
+///
+/// The name comes last, so a segment is there with its checkpoint or not at all: from its header
+/// on it proves where the one before ends.
 pub(crate) fn begin_segment(
     disk: &dyn Disk,
+    supply: &Supply,
     spare: &Spare,
     header: SegmentHeader,
     ledger: &Ledger,
 ) -> io::Result<u64> {
-    disk.rename(&spare.name, &segment::segment_file(header.binding.segment))?;
-    disk.sync_dir()?;
     let mut batch = BatchBuilder::new(header.binding, SEGMENT_HEADER_BYTES as u64, Vec::new());
     for record in ledger.checkpoint() {
         let number = record.stream().map_or(0, |stream| ledger.number(stream));
@@ -299,7 +341,10 @@ pub(crate) fn begin_segment(
     let (batch, end) = batch.seal(0, Some(ledger));
     let mut bytes = header.encode();
     bytes.extend_from_slice(&batch);
+    supply.lengthen(spare.file.as_ref(), bytes.len() as u64)?;
     spare.file.write_at(&bytes, 0)?;
     spare.file.sync_data()?;
+    disk.rename(&spare.name, &segment::segment_file(header.binding.segment))?;
+    disk.sync_dir()?;
     Ok(end)
 }

@@ -50,14 +50,15 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// The view of a stream as recovery found it.
+    /// The view of a stream as recovery found it. Where the places of one are sparse it has lost
+    /// entries, and nobody may read the others.
     pub(crate) fn recovered(stream: &Stream) -> Self {
         Self {
             purged: stream.purged.clone(),
             marks: stream.marks.clone(),
-            first: stream.first,
-            end: stream.first + stream.entries.len() as u64,
-            located: stream.entries.clone(),
+            first: stream.places.first(),
+            end: stream.places.end(),
+            located: stream.places.all(),
             cached: VecDeque::new(),
         }
     }
@@ -89,7 +90,7 @@ impl View {
 
     /// Whether `count` entries may be appended at `first`. `stream` is for the error.
     pub(crate) fn admits(&self, stream: StreamId, first: u64, count: u64) -> Result<(), Error> {
-        let lowest = self.purged.as_ref().map_or(0, |(to, _)| to + 1);
+        let lowest = self.purged.as_ref().map_or(0, |(to, _)| to.saturating_add(1));
         let (wanted, fits) =
             if self.is_empty() { (lowest, first >= lowest) } else { (self.end, first == self.end) };
         if fits && first.checked_add(count).is_some() {
@@ -150,7 +151,7 @@ impl View {
 
     /// Notes where the entries of one append stand, now that they are durable.
     pub(crate) fn locate(&mut self, ticket: u64, first: u64, places: &[Location]) {
-        for (index, place) in (first..).zip(places) {
+        for (place, index) in places.iter().zip(first..) {
             if index < self.first {
                 continue;
             }
@@ -172,6 +173,12 @@ impl View {
         {
             *place = to;
         }
+    }
+
+    /// Whether an entry stands there.
+    pub(crate) fn is_at(&self, index: u64, at: Location) -> bool {
+        let position = index.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        position.and_then(|position| self.located.get(position)) == Some(&at)
     }
 
     /// Lets go of the durable payloads with this ticket or an older one. Returns their bytes.

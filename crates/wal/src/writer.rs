@@ -70,13 +70,31 @@ pub(crate) fn step(shared: &Shared, writer: &Mutex<Writer>) -> bool {
 
 /// What there is to do, by whoever has the turn. Returns the calls that waited for room.
 pub(crate) fn turn(shared: &Shared, writer: &Mutex<Writer>, work: Work) -> Vec<RoomCall> {
-    let done = attempt(shared, writer, |writer| match work {
+    match work {
         // Segments that were needed no more when the process ended.
-        Work::Begin => writer.release().map(|()| Vec::new()),
-        Work::Round(round) => writer.round(round),
-        Work::End => writer.close().map(|()| Vec::new()),
-    });
-    done.unwrap_or_default()
+        Work::Begin => attempt(shared, writer, Writer::release),
+        Work::Round(next) => return round(shared, writer, next),
+        Work::End => attempt(shared, writer, Writer::close),
+    };
+    Vec::new()
+}
+
+/// One round, for whoever has the turn. Returns the calls that waited for room.
+fn round(shared: &Shared, writer: &Mutex<Writer>, round: Round) -> Vec<RoomCall> {
+    let Round { number, mut queue } = round;
+    let done = queue.iter_mut().filter_map(|queued| queued.done.take()).collect();
+    // Out here a panic can't drop them uncalled.
+    let mut waiting = Waiting { done, room_calls: Vec::new() };
+    if let Err(reason) = try_to(writer, |writer| writer.round(number, &queue, &mut waiting)) {
+        fail(shared, std::mem::take(&mut waiting.done), &reason);
+    }
+    waiting.room_calls
+}
+
+/// Who waits for a round, and was not told yet.
+struct Waiting {
+    done: Vec<Completion>,
+    room_calls: Vec<RoomCall>,
 }
 
 /// Does something with the writer. A failure, or a panic, ends the log.
@@ -85,14 +103,20 @@ fn attempt<T>(
     writer: &Mutex<Writer>,
     action: impl FnOnce(&mut Writer) -> io::Result<T>,
 ) -> Option<T> {
+    let tried = try_to(writer, action);
+    tried.map_err(|reason| fail(shared, Vec::new(), &reason)).ok()
+}
+
+/// Does something with the writer. Why not, if it fails or panics.
+fn try_to<T>(
+    writer: &Mutex<Writer>,
+    action: impl FnOnce(&mut Writer) -> io::Result<T>,
+) -> Result<T, Arc<str>> {
     let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-    let reason = match catch_unwind(AssertUnwindSafe(|| action(&mut writer))) {
-        Ok(Ok(value)) => return Some(value),
-        Ok(Err(error)) => Arc::from(error.to_string()),
-        Err(_) => Arc::from("the writer panicked"),
-    };
-    fail(shared, Vec::new(), &reason);
-    None
+    match catch_unwind(AssertUnwindSafe(|| action(&mut writer))) {
+        Ok(result) => result.map_err(|error| Arc::from(error.to_string())),
+        Err(_) => Err(Arc::from("the writer panicked")),
+    }
 }
 
 pub(crate) struct Writer {
@@ -108,8 +132,8 @@ pub(crate) struct Writer {
     moving: Moving,
     /// How many more bytes may be moved.
     moves_allowed: u64,
-    /// A segment whose live entries can't be read: it stays, and so do those behind it.
-    unreadable: Option<u64>,
+    /// A live entry that can't be read: its segment stays, and so do those behind it.
+    unreadable: Option<(StreamId, u64, Location)>,
 }
 
 /// The files and what in them is live.
@@ -159,22 +183,14 @@ impl Writer {
         }
     }
 
-    /// One round. On an error every call in it has been answered with it. Returns the calls
-    /// that waited for room.
-    fn round(&mut self, round: Round) -> io::Result<Vec<RoomCall>> {
-        let Round { number, queue } = round;
+    /// One round. On an error it has told nobody of it.
+    fn round(&mut self, number: u64, queue: &[Queued], waiting: &mut Waiting) -> io::Result<()> {
         let mut report = Report::default();
-        let written = self.write_round(&queue, &mut report);
-        let done = queue.into_iter().filter_map(|queued| queued.done).collect();
-        if let Err(error) = written {
-            fail(&self.shared, done, &Arc::from(error.to_string()));
-            return Err(error);
-        }
-        let room_calls = self.shared.publish(report, figures(&self.segments, &self.ledger));
+        self.write_round(queue, &mut report)?;
+        waiting.room_calls = self.shared.publish(report, figures(&self.segments, &self.ledger));
         self.shared.gates.open(number);
-        call_back(done, &Ok(()));
-        self.release()?;
-        Ok(room_calls)
+        call_back(std::mem::take(&mut waiting.done), &Ok(()));
+        self.release()
     }
 
     fn write_round(&mut self, queue: &[Queued], report: &mut Report) -> io::Result<()> {
@@ -193,7 +209,7 @@ impl Writer {
         let record = match op {
             Op::Append { stream, first, payloads } => {
                 let mut places = Vec::with_capacity(payloads.len());
-                for (index, payload) in (*first..).zip(payloads) {
+                for (payload, index) in payloads.iter().zip(*first..) {
                     places.push(self.put(&Record::Entry { stream: *stream, index, payload })?);
                 }
                 report.located.push((*stream, ticket, *first, places));
@@ -245,6 +261,11 @@ impl Writer {
         let Some(segment) = self.segments.get_mut(&self.current) else {
             return Err(io::Error::other("the current segment is not open"));
         };
+        let bytes_end = start + bytes.len() as u64;
+        if bytes_end > segment.bytes {
+            let longer = self.shared.supply.lengthen(segment.file.as_ref(), bytes_end);
+            longer.map_err(|error| tell("lengthen", &name(), &error))?;
+        }
         segment.file.write_at(&bytes, start).map_err(|error| tell("write", &name(), &error))?;
         // For the metrics, and for the lingering of the writer's thread. Nothing that a driven
         // log does depends on it.
@@ -253,7 +274,7 @@ impl Writer {
         let took = asked.elapsed();
         metrics::histogram!("stemedb_wal_fsync_latency_seconds").record(took);
         metrics::counter!("stemedb_wal_bytes_total").increment(bytes.len() as u64);
-        segment.bytes = segment.bytes.max(start + bytes.len() as u64);
+        segment.bytes = segment.bytes.max(bytes_end);
         self.fresh = false;
         let buffer = if bytes.capacity() <= BUFFER_KEPT_BYTES { bytes } else { Vec::new() };
         self.batch = BatchBuilder::new(binding, end, buffer);
@@ -268,7 +289,8 @@ impl Writer {
         let binding = Binding { wal_id: self.shared.wal_id, segment: number };
         let header = SegmentHeader::new(binding, self.batch.start());
         let spare = self.shared.supply.take().map_err(|error| tell("make", &name, &error))?;
-        let end = begin_segment(self.shared.disk.as_ref(), &spare, header, &self.ledger)
+        let (disk, supply) = (self.shared.disk.as_ref(), &self.shared.supply);
+        let end = begin_segment(disk, supply, &spare, header, &self.ledger)
             .map_err(|error| tell("begin", &name, &error))?;
         let bytes = spare.file.length().map_err(|error| tell("measure", &name, &error))?;
         self.shared.state().files.insert(number, spare.file.clone());
@@ -276,6 +298,10 @@ impl Writer {
         (self.current, self.fresh, self.roll_called) = (number, true, end);
         self.batch = BatchBuilder::new(binding, end, Vec::new());
         metrics::gauge!("stemedb_wal_segments").set(self.segments.len() as f64);
+        // Once a segment is often enough to try again what the disk refused to read.
+        if let Some((stream, index, _)) = self.unreadable.take() {
+            self.moving.entries.push_front((stream, index));
+        }
         Ok(())
     }
 
@@ -290,6 +316,10 @@ impl Writer {
         let mut left = MOVED_BYTES_PER_ROUND.max(2 * written).min(self.moves_allowed);
         while left > 0 && self.is_too_big() {
             let Some((stream, index, from)) = self.next_to_move(&quarantined) else { break };
+            if !self.may_move(from) {
+                self.moving.entries.push_front((stream, index));
+                break;
+            }
             let Some(payload) = self.read(stream, index, from) else { continue };
             let to = self.put(&Record::Moved { stream, index, payload: &payload })?;
             report.moved.push((stream, index, from, to));
@@ -298,6 +328,16 @@ impl Writer {
             self.moves_allowed = self.moves_allowed.saturating_sub(bytes);
         }
         Ok(())
+    }
+
+    /// Moving is no hurry: it never waits for a spare, nor for a file that must grow, while votes
+    /// and purges would wait behind it. Whether an entry can be moved without.
+    fn may_move(&self, from: Location) -> bool {
+        let frame_bytes = u64::from(from.frame_bytes);
+        let fits = self.batch.end_with_moved(frame_bytes) <= self.shared.options.segment_bytes;
+        let supply = &self.shared.supply;
+        let next = self.shared.options.spare_segments == 0 || supply.ready() > 0;
+        fits || (next && frame_bytes <= self.shared.free_for(from.frame_bytes as usize))
     }
 
     /// The files hold more than the bound, and moving could help. Segments that this round has
@@ -344,18 +384,21 @@ impl Writer {
     fn read(&mut self, stream: StreamId, index: u64, at: Location) -> Option<Bytes> {
         let file = &self.segments.get(&at.segment)?.file;
         let binding = Binding { wal_id: self.shared.wal_id, segment: at.segment };
-        match read::entry(file.as_ref(), binding, stream, index, at) {
-            Ok(payload) => Some(payload),
-            Err(error @ Error::Damaged { .. }) => {
-                self.shared.state().quarantine.add(stream, &error.to_string());
-                None
-            }
-            Err(error) => {
-                tracing::error!(%error, "an entry can't be moved; its segment stays");
-                self.unreadable = Some(at.segment);
-                None
-            }
+        let error = match read::entry(file.as_ref(), binding, stream, index, at) {
+            Ok(payload) => return Some(payload),
+            Err(error) => error,
+        };
+        let mut state = self.shared.state();
+        if !state.is_at(stream, index, at) {
+            // It was forgotten or purged since: what the writer knows is older.
+        } else if matches!(error, Error::Damaged { .. }) {
+            state.quarantine.add(stream, &error.to_string());
+        } else {
+            tracing::error!(%error, "an entry can't be moved; its segment stays");
+            drop(state);
+            self.unreadable = Some((stream, index, at));
         }
+        None
     }
 
     /// Lets go of the oldest segments while nothing in them is live.
@@ -370,11 +413,18 @@ impl Writer {
             let recycled = self.shared.supply.recycle(&name, segment.file);
             recycled.map_err(|error| tell("recycle", &name, &error))?;
         }
+        self.unreadable = self.unreadable.filter(|stuck| self.is_stuck(*stuck));
         self.set_aside()?;
         let figures = figures(&self.segments, &self.ledger);
         metrics::gauge!("stemedb_wal_segments").set(figures.segments as f64);
         self.shared.state().figures = figures;
         Ok(())
+    }
+
+    /// Whether an entry is still needed where it stands. Those of quarantined streams never move.
+    fn is_stuck(&self, (stream, index, at): (StreamId, u64, Location)) -> bool {
+        self.ledger.location(stream, index) == Some(at)
+            && !self.shared.state().quarantine.has(stream)
     }
 
     /// Takes the oldest segment out of the log if nothing but entries of quarantined streams keep

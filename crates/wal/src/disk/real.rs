@@ -16,24 +16,25 @@ const LOCK_FILE: &str = "lock";
 pub struct RealDisk {
     path: PathBuf,
     dir: fs::File,
+    writes: bool,
 }
 
 impl RealDisk {
-    /// Opens `path`, making it and its parents if they are not there. Its name is synced even if
-    /// it is there: an earlier start may have made it and died, and a power cut would take the
-    /// whole log with the name.
+    /// Opens `path`, making it and its parents if they are not there. Its name and theirs are
+    /// synced even if they are there: an earlier start may have made them and died, and a power
+    /// cut would take the whole log with the name.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let parents = || path.ancestors().skip(1).filter(|a| !a.as_os_str().is_empty());
-        if !path.is_dir() {
-            fs::create_dir_all(path)?;
-            for made in parents() {
-                fs::File::open(made)?.sync_all()?;
-            }
-        } else if let Some(Ok(parent)) = parents().next().map(fs::File::open) {
-            // One that we may not open is not one that we have made this in.
-            parent.sync_all()?;
-        }
-        Ok(Self { path: path.to_path_buf(), dir: fs::File::open(path)? })
+        fs::create_dir_all(path)?;
+        parents(path).try_for_each(sync_parent)?;
+        let (path, writes) = (path.to_path_buf(), true);
+        Ok(Self { dir: fs::File::open(&path)?, path, writes })
+    }
+
+    /// Opens `path`, which must be there, and changes nothing in it: it may be on a volume that
+    /// can't be written.
+    pub(crate) fn to_read(path: &Path) -> io::Result<Self> {
+        let (path, writes) = (path.to_path_buf(), false);
+        Ok(Self { dir: fs::File::open(&path)?, path, writes })
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -44,7 +45,19 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn lock(&self) -> io::Result<Option<Lock>> {
         let path = self.at(LOCK_FILE);
-        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let made = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = match made {
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem && !self.writes => {
+                match fs::File::open(path) {
+                    // Nobody could make it, so nobody has it.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        return Ok(Some(Box::new(())));
+                    }
+                    opened => opened?,
+                }
+            }
+            made => made?,
+        };
         match file.try_lock() {
             Ok(()) => Ok(Some(Box::new(file))),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
@@ -59,7 +72,7 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let file = fs::OpenOptions::new().read(true).write(true).open(self.at(name))?;
+        let file = fs::OpenOptions::new().read(true).write(self.writes).open(self.at(name))?;
         Ok(Arc::new(RealFile(file)))
     }
 
@@ -110,5 +123,41 @@ impl File for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+}
+
+/// The directories that hold the names a path goes through, from the last one up.
+fn parents(path: &Path) -> impl Iterator<Item = &Path> {
+    let here = |parent: &Path| parent.as_os_str().is_empty();
+    path.ancestors().skip(1).map(move |parent| if here(parent) { Path::new(".") } else { parent })
+}
+
+/// Syncs a directory, unless we could not have made anything in it.
+fn sync_parent(dir: &Path) -> io::Result<()> {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    match fs::File::open(dir).and_then(|dir| dir.sync_all()) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                PermissionDenied | ReadOnlyFilesystem | InvalidInput | Unsupported
+            ) =>
+        {
+            Ok(())
+        }
+        synced => synced,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_on_the_way_is_synced_that_of_a_relative_path_too() {
+        let of = |path| parents(Path::new(path)).map(|at| at.to_str().unwrap()).collect::<Vec<_>>();
+        assert_eq!(of("wal"), ["."]);
+        assert_eq!(of("some/where/wal"), ["some/where", "some", "."]);
+        assert_eq!(of("/var/wal"), ["/var", "/"]);
+        assert_eq!(of("../wal"), ["..", "."]);
     }
 }

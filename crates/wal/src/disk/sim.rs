@@ -10,7 +10,7 @@
 //! Damage to synced bytes ([`SimDisk::flip`], [`SimDisk::edit`], [`SimDisk::fail_reads_of`]) is
 //! done by hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -64,6 +64,8 @@ struct Inode {
     synced: Vec<u8>,
     current: Vec<u8>,
     unsynced: Vec<(usize, Vec<u8>)>,
+    /// Open handles: a file without a name keeps its space as long as there is one.
+    handles: usize,
 }
 
 impl SimDisk {
@@ -129,7 +131,12 @@ impl SimDisk {
         self.state().syncs
     }
 
-    /// The sum of all files' lengths, bytes.
+    /// How many files were made.
+    pub fn creations(&self) -> u64 {
+        self.state().inodes.len() as u64
+    }
+
+    /// The sum of the lengths of all files that have a name or are open still, bytes.
     pub fn used_bytes(&self) -> u64 {
         self.state().used_bytes()
     }
@@ -190,7 +197,7 @@ impl SimDisk {
         if let Some(&inode) = state.names.get(name) {
             let inode = &mut state.inodes[inode];
             change(&mut inode.current);
-            *inode = Inode::of(std::mem::take(&mut inode.current));
+            inode.settle();
         }
     }
 
@@ -231,7 +238,13 @@ impl NameChange {
 
 impl Inode {
     fn of(bytes: Vec<u8>) -> Self {
-        Self { synced: bytes.clone(), current: bytes, unsynced: Vec::new() }
+        Self { synced: bytes.clone(), current: bytes, ..Self::default() }
+    }
+
+    /// All that was written is synced.
+    fn settle(&mut self) {
+        self.synced.clone_from(&self.current);
+        self.unsynced.clear();
     }
 
     fn write(&mut self, bytes: &[u8], offset: usize) {
@@ -294,7 +307,16 @@ fn put_some_sectors(into: &mut Vec<u8>, write: &[u8], offset: usize, chance: Cha
 
 impl State {
     fn used_bytes(&self) -> u64 {
-        self.names.values().map(|&inode| self.inodes[inode].current.len() as u64).sum()
+        let named: BTreeSet<_> = self.names.values().copied().collect();
+        let held = |(at, inode): &(usize, &Inode)| inode.handles > 0 || named.contains(at);
+        let held = self.inodes.iter().enumerate().filter(held);
+        held.map(|(_, inode)| inode.current.len() as u64).sum()
+    }
+
+    /// A handle to a file.
+    fn handle(&mut self, disk: &SimDisk, inode: usize) -> Arc<dyn File> {
+        self.inodes[inode].handles += 1;
+        Arc::new(SimFile { disk: disk.clone(), inode })
     }
 
     fn alive(&self) -> io::Result<()> {
@@ -350,10 +372,10 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let state = self.state();
+        let mut state = self.state();
         state.alive()?;
         let inode = state.inode(name)?;
-        Ok(Arc::new(SimFile { disk: self.clone(), inode }))
+        Ok(state.handle(self, inode))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
@@ -365,7 +387,7 @@ impl Disk for SimDisk {
         let inode = state.inodes.len();
         state.inodes.push(Inode::default());
         state.change_names(NameChange::Create(name.to_owned(), inode));
-        Ok(Arc::new(SimFile { disk: self.clone(), inode }))
+        Ok(state.handle(self, inode))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -416,6 +438,12 @@ struct SimFile {
     inode: usize,
 }
 
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.disk.state().inodes[self.inode].handles -= 1;
+    }
+}
+
 impl File for SimFile {
     fn length(&self) -> io::Result<u64> {
         let state = self.disk.state();
@@ -458,7 +486,7 @@ impl File for SimFile {
         if let Some(written) = state.torn_write_bytes.take() {
             let inode = &mut state.inodes[self.inode];
             inode.write(&bytes[..written.min(bytes.len())], offset as usize);
-            *inode = Inode::of(std::mem::take(&mut inode.current));
+            inode.settle();
             state.crashed = true;
             return state.alive();
         }

@@ -1,11 +1,13 @@
 //! Short words for the transcripts.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
 use bytes::Bytes;
 use stemedb_wal::disk::sim::SimDisk;
+use stemedb_wal::disk::{Disk, File, Lock};
 use stemedb_wal::{Completion, Error, OnDamage, OpenError, Options, Recovery, StreamId, Wal};
 
 pub(crate) const A: StreamId = StreamId(1);
@@ -76,7 +78,6 @@ pub(crate) fn texts(wal: &Wal, stream: StreamId) -> Vec<String> {
 
 /// The segments' file names, oldest first.
 pub(crate) fn segments(disk: &SimDisk) -> Vec<String> {
-    use stemedb_wal::disk::Disk;
     let names = disk.copy().list().unwrap();
     names.into_iter().filter(|name| name.ends_with(".wal")).collect()
 }
@@ -107,5 +108,108 @@ impl Dice {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % bound
+    }
+}
+
+/// Told of each call ("read", "write", "create", "rename", "remove") and the name the file had
+/// when it was opened, before the disk is; it may wait, panic, or fail the call.
+pub(crate) type Hook = Arc<dyn Fn(&str, &str) -> io::Result<()> + Send + Sync>;
+
+/// A disk with a hook.
+pub(crate) struct Hooked {
+    pub(crate) disk: SimDisk,
+    pub(crate) hook: Hook,
+}
+
+struct HookedFile {
+    file: Arc<dyn File>,
+    name: String,
+    hook: Hook,
+}
+
+impl Hooked {
+    pub(crate) fn on(
+        disk: &SimDisk,
+        hook: impl Fn(&str, &str) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Arc<dyn Disk> {
+        Arc::new(Self { disk: disk.clone(), hook: Arc::new(hook) })
+    }
+
+    fn wrap(&self, file: io::Result<Arc<dyn File>>, name: &str) -> io::Result<Arc<dyn File>> {
+        let (name, hook) = (name.to_owned(), self.hook.clone());
+        Ok(Arc::new(HookedFile { file: file?, name, hook }))
+    }
+}
+
+impl std::fmt::Debug for Hooked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hooked").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for HookedFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HookedFile").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Disk for Hooked {
+    fn lock(&self) -> io::Result<Option<Lock>> {
+        self.disk.lock()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.wrap(self.disk.open(name), name)
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        (self.hook)("create", name)?;
+        self.wrap(self.disk.create(name), name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        (self.hook)("rename", from)?;
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        (self.hook)("remove", name)?;
+        self.disk.remove(name)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.disk.sync_dir()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.disk.free_bytes()
+    }
+
+    fn random(&self) -> u64 {
+        self.disk.random()
+    }
+}
+
+impl File for HookedFile {
+    fn length(&self) -> io::Result<u64> {
+        self.file.length()
+    }
+
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        (self.hook)("read", &self.name)?;
+        self.file.read_at(out, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        (self.hook)("write", &self.name)?;
+        self.file.write_at(bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
     }
 }

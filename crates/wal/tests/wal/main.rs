@@ -4,12 +4,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod behaviour;
+mod callbacks;
 mod common;
 mod damage;
 mod driven;
 mod durable;
 mod failure;
+mod far;
 mod flips;
 mod format;
 mod model;
+mod proof;
 mod quarantine;
+mod space;

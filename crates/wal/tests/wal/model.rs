@@ -21,6 +21,12 @@ struct Model {
     streams: BTreeMap<u64, Stream>,
 }
 
+impl Model {
+    fn entries(&self) -> usize {
+        self.streams.values().map(|stream| stream.entries.len()).sum()
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Stream {
     purged: Option<(u64, Bytes)>,
@@ -37,6 +43,10 @@ enum Step {
         skip: u8,
         bytes: u16,
     },
+    /// 500 tiny entries in one call.
+    AppendMany {
+        stream: u64,
+    },
     Mark {
         stream: u64,
         tag: u8,
@@ -48,7 +58,7 @@ enum Step {
     },
     Purge {
         stream: u64,
-        count: u8,
+        count: u16,
         synced: bool,
     },
     Forget {
@@ -80,10 +90,11 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (stream.clone(), 0u8..6, 0u8..3, prop_oneof![3 => 0u16..40, 1 => 0u16..1500, 1 => 0u16..6000])
             .prop_map(|(stream, count, skip, bytes)| Step::Append { stream, count, skip, bytes }),
+        1 => stream.clone().prop_map(|stream| Step::AppendMany { stream }),
         3 => (stream.clone(), 0u8..3, any::<bool>())
             .prop_map(|(stream, tag, synced)| Step::Mark { stream, tag, synced }),
         3 => (stream.clone(), 0u8..12).prop_map(|(stream, keep)| Step::Truncate { stream, keep }),
-        4 => (stream.clone(), 0u8..12, any::<bool>())
+        4 => (stream.clone(), prop_oneof![3 => 0u16..12, 1 => 0u16..800], any::<bool>())
             .prop_map(|(stream, count, synced)| Step::Purge { stream, count, synced }),
         1 => stream.prop_map(|stream| Step::Forget { stream }),
         3 => Just(Step::Settle),
@@ -102,7 +113,7 @@ impl Step {
     fn roll(dice: &mut Dice) -> Self {
         let stream = 1 + dice.below(3);
         let mut small = |bound: u64| dice.below(bound) as u8;
-        match small(34) {
+        match small(36) {
             0..12 => {
                 let (count, skip) = (small(6), small(3));
                 let bytes = [40, 40, 40, 1500, 6000][dice.below(5) as usize];
@@ -110,7 +121,11 @@ impl Step {
             }
             12..15 => Self::Mark { stream, tag: small(3), synced: small(2) == 1 },
             15..18 => Self::Truncate { stream, keep: small(12) },
-            18..22 => Self::Purge { stream, count: small(12), synced: small(2) == 1 },
+            18..22 => {
+                let count = [12, 12, 12, 800][dice.below(4) as usize];
+                let (count, synced) = (dice.below(count) as u16, dice.below(2) == 1);
+                Self::Purge { stream, count, synced }
+            }
             22 => Self::Forget { stream },
             23..26 => Self::Settle,
             26..28 => Self::CrashAfter { changes: small(20) },
@@ -119,6 +134,7 @@ impl Step {
             30 => Self::FailSyncs { syncs: small(3) },
             31 => Self::PowerCut,
             32 => Self::Kill,
+            33 => Self::AppendMany { stream },
             _ => Self::Reopen,
         }
     }
@@ -187,7 +203,14 @@ impl Bench {
 
     fn run(&mut self, step: &Step) {
         match *step {
-            Step::Append { stream, count, skip, bytes } => self.append(stream, count, skip, bytes),
+            Step::Append { stream, count, skip, bytes } => {
+                self.append(stream, count.into(), skip, bytes)
+            }
+            // Each of them makes a state; so the states must not be large.
+            Step::AppendMany { stream } if self.now().entries() < 200 => {
+                self.append(stream, 500, 0, 0);
+            }
+            Step::AppendMany { .. } => {}
             Step::Mark { stream, tag, synced } => self.mark(stream, tag, synced),
             Step::Truncate { stream, keep } => self.truncate(stream, keep),
             Step::Purge { stream, count, synced } => self.purge(stream, count, synced),
@@ -275,7 +298,7 @@ impl Bench {
         }
     }
 
-    fn append(&mut self, stream: u64, count: u8, skip: u8, bytes: u16) {
+    fn append(&mut self, stream: u64, count: u16, skip: u8, bytes: u16) {
         let before = self.stream(stream);
         let first = match (before.entries.len() as u64, &before.purged) {
             (0, None) => u64::from(skip),
@@ -315,7 +338,7 @@ impl Bench {
         self.submit(vec![model], |wal, done| wal.truncate_from(StreamId(stream), from, done));
     }
 
-    fn purge(&mut self, stream: u64, count: u8, synced: bool) {
+    fn purge(&mut self, stream: u64, count: u16, synced: bool) {
         let note = self.payload(0);
         let mut model = self.now().clone();
         let known = model.streams.entry(stream).or_default();
