@@ -73,10 +73,13 @@ impl Group {
         store: Arc<dyn Store>,
         group: GroupId,
     ) -> Result<(Self, usize), Error> {
-        let number = match store.get(&generation_row(group))? {
-            None => 0,
-            Some(bytes) => decode_generation(&bytes)?,
-        };
+        let pointer = generation_row(group);
+        let number = living_generation(store.get(&pointer)?)?;
+        if living_generation(store.durable(&pointer)?)? != number {
+            // An install that failed behind its pointer. What the sweep takes is gone at once; the
+            // pointer must not go back to it with the next crash.
+            store.flush()?;
+        }
         let scope = Scope { group, generation: number };
         let mut swept = 0;
         for others in scope.other_generations() {
@@ -115,7 +118,8 @@ impl Group {
     }
 
     /// Writes a batch and the mark that says how far it goes, together. Visible at once, durable
-    /// with the next flush. On an error nothing of it is written.
+    /// with the next flush. On an error nothing of it is written, and the same batch may be
+    /// committed again.
     ///
     /// [`Error::Replaced`] if a snapshot has taken the place of this handle's generation.
     pub fn commit(&self, mut batch: Batch, applied: Vec<u8>) -> Result<(), Error> {
@@ -128,14 +132,28 @@ impl Group {
                 None => batch.rows.delete(row),
             }
         }
-        for (bucket, (row, floor)) in &batch.floors {
-            self.let_go(&mut batch.rows, *bucket, *floor)?;
-            self.store.floors().announce(self.scope, *bucket, row, *floor);
-        }
+        self.let_go(&mut batch.rows, &batch.floors)?;
         batch.rows.put(self.scope.applied(), applied);
-        self.store.write(batch.rows)?;
-        // Those of earlier batches: this one is not durable yet.
-        if batch.floors.is_empty() { Ok(()) } else { self.settle_floors() }
+        let floors = self.store.floors();
+        let announced = batch.floors.iter().map(|(bucket, (row, floor))| {
+            let before = floors.announce(self.scope, *bucket, row, *floor);
+            (*bucket, before)
+        });
+        let announced: Vec<(BucketNumber, Revision)> = announced.collect();
+        if let Err(error) = self.store.write(batch.rows) {
+            for (bucket, before) in announced {
+                floors.retract(self.scope, bucket, before);
+            }
+            return Err(error);
+        }
+        // Those of earlier batches: this one is not durable yet. It is written all the same, and
+        // whoever took an error for the contrary would apply it twice.
+        if !batch.floors.is_empty()
+            && let Err(error) = self.settle_floors()
+        {
+            tracing::warn!(group = %self.scope.group, %error, "old versions stay until the next floor");
+        }
+        Ok(())
     }
 
     /// The mark of the newest batch.
@@ -175,20 +193,36 @@ impl Group {
     }
 
     /// Makes a staged generation the living one, durably; the one before it goes with its last
-    /// reader.
+    /// reader. On an error the one before is the living one still.
     pub(crate) fn flip(&self, to: Scope) -> Result<Group, Error> {
         let mut living = self.shared.living.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = Arc::new(Generation::living(self.store.clone(), to));
+        let store = self.store.clone();
+        let group =
+            Group { store, scope: to, generation: generation.clone(), shared: self.shared.clone() };
+        // All that can fail for another reason than the disk comes before the pointer.
+        group.learn_floors()?;
+        if let Err(error) = self.point_to(to).and_then(|()| self.store.flush()) {
+            self.store.floors().forget_generation(to);
+            // The next flush, whoever asks for it, must not turn to rows that nobody keeps up to date.
+            if let Err(error) = self.point_to(living.scope) {
+                tracing::warn!(group = %to.group, %error, "the pointer to a failed install stays");
+            }
+            return Err(error);
+        }
+        let before = std::mem::replace(&mut *living, generation);
+        before.replaced.store(true, Ordering::Release);
+        // It may be the last handle, and sweeps.
+        drop(living);
+        drop(before);
+        Ok(group)
+    }
+
+    /// Writes which generation is the living one.
+    fn point_to(&self, to: Scope) -> Result<(), Error> {
         let mut rows = Rows::new();
         rows.put(generation_row(to.group), to.generation.to_be_bytes().to_vec());
-        self.store.write(rows)?;
-        self.store.flush()?;
-        let generation = Arc::new(Generation::living(self.store.clone(), to));
-        let before = std::mem::replace(&mut *living, generation.clone());
-        before.replaced.store(true, Ordering::Release);
-        let store = self.store.clone();
-        let group = Group { store, scope: to, generation, shared: self.shared.clone() };
-        group.learn_floors()?;
-        Ok(group)
+        self.store.write(rows)
     }
 }
 
@@ -221,6 +255,11 @@ fn sweep(store: &dyn Store, range: &Range) -> Result<bool, Error> {
         store.give_up(range)?;
     }
     Ok(found)
+}
+
+/// What a pointer says; a group without one has never taken a snapshot in.
+fn living_generation(pointer: Option<Bytes>) -> Result<u32, Error> {
+    pointer.map_or(Ok(0), |bytes| decode_generation(&bytes))
 }
 
 pub(crate) fn decode_generation(bytes: &[u8]) -> Result<u32, Error> {
