@@ -167,8 +167,8 @@ impl Group {
         self.store.durable(&self.scope.applied())
     }
 
-    /// Reads everything of the group's that is on disk, from the disk, and checks it:
-    /// [`Store::scrub`].
+    /// Reads everything of the group's living generation that is on disk, from the disk, and checks
+    /// it: [`Store::scrub`]. What is nobody's: [`scrub_rest`].
     pub fn scrub(&self, pace: Pace<'_>) -> Result<u64, Error> {
         self.store.scrub(&self.scope.all(), pace)
     }
@@ -226,6 +226,30 @@ impl Group {
     }
 }
 
+/// Reads everything on disk that is none of these groups' rows, from the disk, and checks it: the
+/// node's own rows, which say which generations live, and those of other generations and groups.
+/// `pace` and what is returned: as of [`Store::scrub`].
+pub fn scrub_rest(store: &dyn Store, groups: Vec<Group>, pace: Pace<'_>) -> Result<u64, Error> {
+    // The handles are given back first: a walk may take hours, and rows go with the last of them.
+    let rest = between(groups.into_iter().map(|group| group.scope));
+    store.scrub_ranges(&rest, pace)
+}
+
+/// The ranges that hold every row but those of these scopes.
+fn between(scopes: impl IntoIterator<Item = Scope>) -> Vec<Range> {
+    let mut taken: Vec<Range> = scopes.into_iter().map(Scope::all).collect();
+    taken.sort_by(|a, b| a.start.cmp(&b.start));
+    let mut rest = Vec::with_capacity(taken.len() + 1);
+    let mut start = Vec::new();
+    for range in taken {
+        rest.push(Range { start, end: range.start });
+        start = range.end;
+    }
+    rest.push(Range { start, end: Range::all().end });
+    rest.retain(|range| !range.is_empty());
+    rest
+}
+
 impl Generation {
     fn living(store: Arc<dyn Store>, scope: Scope) -> Self {
         Self { store, scope, replaced: AtomicBool::new(false) }
@@ -268,4 +292,27 @@ pub(crate) fn decode_generation(bytes: &[u8]) -> Result<u32, Error> {
         cause: format!("{} bytes long, not 4", bytes.len()),
     })?;
     Ok(u32::from_be_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_between_the_scopes_is_every_row_but_theirs() {
+        let scope = |group, generation| Scope { group: GroupId(group), generation };
+        let held = [scope(7, 3), scope(0, 0), scope(7, 4), scope(2, u32::MAX)];
+        let rest = between(held);
+        let rows = |scope: Scope| [scope.applied(), scope.next_bucket()];
+        let within = |row: &Row| rest.iter().filter(|r| r.start <= row.0 && row.0 < r.end).count();
+        for group in [0, 1, 2, 3, 6, 7, 8, u32::MAX - 1] {
+            for generation in [0, 1, 2, 3, 4, 5, u32::MAX] {
+                let one = scope(group, generation);
+                let wanted = usize::from(!held.contains(&one));
+                assert_eq!(rows(one).map(|row| within(&row)), [wanted; 2], "{one:?}");
+            }
+            assert_eq!(within(&generation_row(GroupId(group))), 1);
+        }
+        assert_eq!(between([]), [Range::all()]);
+    }
 }

@@ -55,7 +55,7 @@ mod store;
 mod transfer;
 
 pub use filter::Floors;
-pub use group::{Batch, Group};
+pub use group::{Batch, Group, scrub_rest};
 pub use options::Budget;
 pub use rocks::RocksStore;
 pub use rows::{Range, Row};
@@ -65,8 +65,11 @@ pub use transfer::{Incoming, Outgoing, Sink, SnapshotId, Terms, Throttle, copy, 
 
 use stemedb_types::GroupId;
 
-/// Why the store refused. After [`Error::Io`] or [`Error::Corrupt`] nothing more may be applied:
-/// the batch in question is not written, what was written before stands.
+/// Why the store refused. The batch in question is not written, what was written before stands.
+///
+/// After [`Error::Corrupt`] nothing more may be applied. After [`Error::Io`] either, unless the
+/// store says that it is only full ([`Health::Full`]): then the same batch may be written once
+/// there is room.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The disk or RocksDB failed; the node must stop writing.

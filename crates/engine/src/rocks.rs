@@ -404,10 +404,14 @@ impl Store for RocksStore {
     }
 
     fn scrub(&self, range: &Range, pace: Pace<'_>) -> Result<u64, Error> {
+        self.scrub_ranges(std::slice::from_ref(range), pace)
+    }
+
+    fn scrub_ranges(&self, ranges: &[Range], pace: Pace<'_>) -> Result<u64, Error> {
         let live = || {
             let files = self.share("scrub")?.db.live_files();
             files.map_err(|cause| unread("its files", cause))
         };
-        scrub::scrub(&self.dir.join(ROCKS), &live, range, pace)
+        scrub::scrub(&self.dir.join(ROCKS), &live, ranges, pace)
     }
 }

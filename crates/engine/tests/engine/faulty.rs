@@ -367,3 +367,19 @@ fn a_number_that_a_bucket_has_is_never_given_out_again() {
     run.in_bucket(1, "another").put(b"k", b"");
     assert_eq!(number(&run), BucketNumber(1));
 }
+
+#[test]
+fn a_pace_that_breaks_off_ends_the_walk_over_all_ranges() {
+    let dir = TempDir::new().unwrap();
+    let (store, mut run) = faulty(&dir);
+    run.put(b"k", b"v");
+    store.flush().unwrap();
+    // A store that takes one range at a time.
+    let mut calls = 0;
+    let read = stemedb_engine::scrub_rest(store.as_ref(), Vec::new(), &mut |_| {
+        calls += 1;
+        ControlFlow::Break(())
+    });
+    assert!(read.unwrap() > 0);
+    assert_eq!(calls, 1);
+}
