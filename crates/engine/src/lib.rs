@@ -51,6 +51,8 @@ mod rows;
 mod scrub;
 mod shard;
 mod sst;
+#[cfg(test)]
+mod sst_tests;
 mod store;
 mod transfer;
 
@@ -61,7 +63,9 @@ pub use rocks::RocksStore;
 pub use rows::{Range, Row};
 pub use shard::Run;
 pub use store::{Cursor, Fill, Health, Pace, Put, RowRef, Rows, Seeker, Store, Visit};
-pub use transfer::{Incoming, Outgoing, Sink, SnapshotId, Terms, Throttle, copy, export};
+pub use transfer::{
+    Incoming, Outgoing, SNAPSHOT_FILE_BYTES_MAX, Sink, SnapshotId, Terms, Throttle, copy, export,
+};
 
 use stemedb_types::GroupId;
 

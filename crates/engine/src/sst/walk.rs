@@ -235,7 +235,7 @@ impl Reader<'_> {
 
     fn fill(&mut self, offset: u64, end: u64) -> Result<(), String> {
         let start = offset / PAGE_BYTES * PAGE_BYTES;
-        let far = end.max(start + WINDOW_BYTES);
+        let far = end.max(start.saturating_add(WINDOW_BYTES));
         // A sector that can't be read may lie in what nobody asked for: then only what was.
         self.fetch(start, far).or_else(|_| self.fetch(offset, end))
     }
