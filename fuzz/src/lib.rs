@@ -10,10 +10,11 @@
 //! | `record_decode` | the log's records, tables and frames: read or refused |
 //! | `segment_open` | a segment of the log: scanned, whatever it holds |
 //! | `row_names` | names of the store's rows: read back part by part, sorted as their parts are |
+//! | `table_blocks` | what stands in the store's table files, its checksums left aside: read or refused |
 //! | `shard_command`, `meta_command` | entries of the log: what reads back is the same once written |
 //!
 //! The room needs no RocksDB, which a fuzzer's build would compile once more, with a sanitizer: row
-//! names are taken from the engine as a file. It is for developers: nothing depends on it.
+//! names and the reader of table files are taken from the engine as files. It is for developers: nothing depends on it.
 
 use std::fs;
 use std::io;
@@ -25,6 +26,10 @@ mod names;
 #[path = "../../crates/engine/src/rows.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the engine's file, as it is; not all of it is asked")]
 mod rows;
+
+#[path = "../../crates/engine/src/sst/mod.rs"]
+#[allow(dead_code, unreachable_pub, unused_imports, reason = "the engine's, as above")]
+mod sst;
 
 pub use commands::{meta_command, shard_command};
 pub use names::row_names;
@@ -41,14 +46,20 @@ pub fn segment_open(input: &[u8]) {
     stemedb_wal::fuzzing::segment_open(&stemedb_wal::fuzzing::with_checksums(input.to_vec()));
 }
 
+/// What stands in a table file: see the module.
+pub fn table_blocks(input: &[u8]) {
+    sst::take_apart(input);
+}
+
 /// What is done with one input. It must not panic.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("record_decode", record_decode),
     ("segment_open", segment_open),
     ("row_names", row_names),
+    ("table_blocks", table_blocks),
     ("shard_command", shard_command),
     ("meta_command", meta_command),
 ];

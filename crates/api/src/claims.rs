@@ -144,7 +144,8 @@ pub struct ItemError {
 pub struct QueryAnswer {
     /// The revision that the page shows.
     pub revision: u64,
-    /// The answers; those of one (subject, predicate) stand together, best first.
+    /// The answers; those of one (subject, predicate) stand together, best first. Of one with very
+    /// many claims, `all` answers with some of them on each of several pages.
     pub answers: Vec<QueryRow>,
     /// Where to go on; absent on the last page. A page with a cursor may be empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]

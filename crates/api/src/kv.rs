@@ -32,9 +32,9 @@ pub struct KeyValue {
 pub struct ScanPage {
     /// The revision that the page shows.
     pub revision: u64,
-    /// The keys.
+    /// The keys. Perhaps fewer than asked for, or none, though there are more.
     pub kvs: Vec<KeyValue>,
-    /// Where to go on; absent on the last page.
+    /// Where to go on; absent on the last page. A page with a cursor may be empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
 }

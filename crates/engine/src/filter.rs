@@ -13,9 +13,9 @@
 //!
 //! **Only floors that a crash can't take back count.** A crash goes back to the last flush; were
 //! history gone by a floor that was applied but not flushed, the state that is left would have holes
-//! above its own floor. So a floor is first announced (reads that began before it look, and begin
-//! again), and settled, which is when filters use it, once the bucket's row is read back
-//! from what is durable.
+//! above its own floor. So a floor is first announced (reads that began before it look again whether it
+//! is written by now, and if so begin again; one whose write failed is taken back), and settled, which is
+//! when filters use it, once the bucket's row is read back from what is durable.
 //!
 //! **Snapshots.** Filters pay no heed to RocksDB's snapshots. One iterator is safe, it holds on to
 //! the files it began with; a second one made later under the same snapshot might miss rows. Rows
@@ -65,12 +65,29 @@ fn place(scope: Scope, bucket: BucketNumber) -> Place {
 }
 
 impl Floors {
-    /// A floor that is about to be written: said before it is, so that no reader misses it.
-    pub(crate) fn announce(&self, scope: Scope, bucket: BucketNumber, row: &Row, floor: Revision) {
+    /// A floor that is about to be written: said before it is, so that no reader misses it. Returns
+    /// the one that was announced before.
+    pub(crate) fn announce(
+        &self,
+        scope: Scope,
+        bucket: BucketNumber,
+        row: &Row,
+        floor: Revision,
+    ) -> Revision {
         let mut buckets = self.buckets.write().unwrap_or_else(PoisonError::into_inner);
         let fresh = || Floor { row: row.clone(), announced: Revision(0), settled: Revision(0) };
         let known = buckets.entry(place(scope, bucket)).or_insert_with(fresh);
-        known.announced = known.announced.max(floor);
+        let before = known.announced;
+        known.announced = before.max(floor);
+        before
+    }
+
+    /// The floor that was announced last was not written: the one before it stands.
+    pub(crate) fn retract(&self, scope: Scope, bucket: BucketNumber, before: Revision) {
+        let mut buckets = self.buckets.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = buckets.get_mut(&place(scope, bucket)) {
+            known.announced = before.max(known.settled);
+        }
     }
 
     /// A floor that was read back from what is durable.

@@ -11,12 +11,17 @@
 //! | 1 | part 1 | |
 //! | 2 | part 2 | rows of expiries beside the versions; filters hold parts of names (`bloom`) |
 //!
+//! `OPENED` stands beside it once RocksDB's own folder was made and synced. From then on a store without that
+//! folder is one that lost its rows, and never a new one. Stores from before this file have
+//! a `staging/` that says the same.
+//!
 //! `testdata/vN` holds a directory of every format, which tests open for ever.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use crate::rocks::{ROCKS, STAGING};
 use crate::{Error, io};
 
 /// What this build writes, and the newest it reads.
@@ -24,6 +29,9 @@ pub(crate) const CURRENT: u32 = 2;
 /// [`CURRENT`] as `FORMAT` holds it.
 pub(crate) const CURRENT_LINE: &str = "stemedb-store 2";
 const LINE_FRONT: &str = "stemedb-store ";
+/// There was a RocksDB here.
+const OPENED: &str = "OPENED";
+const OPENED_LINE: &str = "stemedb-opened 1\n";
 const FILE: &str = "FORMAT";
 /// Where the next `FORMAT` is put together.
 pub(crate) const FILE_NEW: &str = "FORMAT.new";
@@ -82,11 +90,40 @@ pub(crate) fn read(dir: &Path) -> Result<Option<u32>, Error> {
 
 fn absent(dir: &Path) -> Result<Option<u32>, Error> {
     // `FORMAT` is written before RocksDB makes anything.
-    if dir.join("rocks").join("CURRENT").exists() {
+    if dir.join(ROCKS).join("CURRENT").exists() || dir.join(OPENED).exists() {
         let cause = "the file is missing beside a store".to_owned();
         return Err(Error::Corrupt { what: FILE, cause });
     }
     Ok(None)
+}
+
+/// Whether RocksDB's folder is there if it ever was. [`Error::Corrupt`]: it is gone.
+pub(crate) fn check_rocks(dir: &Path) -> Result<(), Error> {
+    let was_there = dir.join(OPENED).exists() || dir.join(STAGING).exists();
+    if !was_there || dir.join(ROCKS).join("CURRENT").exists() {
+        return Ok(());
+    }
+    let cause = "it is not there any more, or empty, and with it every row; to begin anew, take \
+        the whole directory away";
+    Err(Error::Corrupt { what: "the folder `rocks`", cause: cause.to_owned() })
+}
+
+/// RocksDB's folder is there: makes its name last, and remembers it. The caller holds the lock.
+pub(crate) fn has_opened(dir: &Path) -> Result<(), Error> {
+    let sync = || fs::File::open(dir).and_then(|dir| dir.sync_all());
+    sync().map_err(|cause| io("open", cause))?;
+    let marker = dir.join(OPENED);
+    if marker.exists() {
+        return Ok(());
+    }
+    let written = fs::write(&marker, OPENED_LINE)
+        .and_then(|()| fs::File::open(&marker)?.sync_all())
+        .and_then(|()| sync());
+    if let Err(error) = written {
+        // Even an empty one says it. A store on a full volume opens all the same.
+        tracing::warn!(%error, "can't write down that the store was opened");
+    }
+    Ok(())
 }
 
 fn unknown(dir: &Path, found: &str) -> Error {

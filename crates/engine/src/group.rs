@@ -73,10 +73,13 @@ impl Group {
         store: Arc<dyn Store>,
         group: GroupId,
     ) -> Result<(Self, usize), Error> {
-        let number = match store.get(&generation_row(group))? {
-            None => 0,
-            Some(bytes) => decode_generation(&bytes)?,
-        };
+        let pointer = generation_row(group);
+        let number = living_generation(store.get(&pointer)?)?;
+        if living_generation(store.durable(&pointer)?)? != number {
+            // An install that failed behind its pointer. What the sweep takes is gone at once; the
+            // pointer must not go back to it with the next crash.
+            store.flush()?;
+        }
         let scope = Scope { group, generation: number };
         let mut swept = 0;
         for others in scope.other_generations() {
@@ -115,7 +118,8 @@ impl Group {
     }
 
     /// Writes a batch and the mark that says how far it goes, together. Visible at once, durable
-    /// with the next flush. On an error nothing of it is written.
+    /// with the next flush. On an error nothing of it is written, and the same batch may be
+    /// committed again.
     ///
     /// [`Error::Replaced`] if a snapshot has taken the place of this handle's generation.
     pub fn commit(&self, mut batch: Batch, applied: Vec<u8>) -> Result<(), Error> {
@@ -128,14 +132,28 @@ impl Group {
                 None => batch.rows.delete(row),
             }
         }
-        for (bucket, (row, floor)) in &batch.floors {
-            self.let_go(&mut batch.rows, *bucket, *floor)?;
-            self.store.floors().announce(self.scope, *bucket, row, *floor);
-        }
+        self.let_go(&mut batch.rows, &batch.floors)?;
         batch.rows.put(self.scope.applied(), applied);
-        self.store.write(batch.rows)?;
-        // Those of earlier batches: this one is not durable yet.
-        if batch.floors.is_empty() { Ok(()) } else { self.settle_floors() }
+        let floors = self.store.floors();
+        let announced = batch.floors.iter().map(|(bucket, (row, floor))| {
+            let before = floors.announce(self.scope, *bucket, row, *floor);
+            (*bucket, before)
+        });
+        let announced: Vec<(BucketNumber, Revision)> = announced.collect();
+        if let Err(error) = self.store.write(batch.rows) {
+            for (bucket, before) in announced {
+                floors.retract(self.scope, bucket, before);
+            }
+            return Err(error);
+        }
+        // Those of earlier batches: this one is not durable yet. It is written all the same, and
+        // whoever took an error for the contrary would apply it twice.
+        if !batch.floors.is_empty()
+            && let Err(error) = self.settle_floors()
+        {
+            tracing::warn!(group = %self.scope.group, %error, "old versions stay until the next floor");
+        }
+        Ok(())
     }
 
     /// The mark of the newest batch.
@@ -149,8 +167,8 @@ impl Group {
         self.store.durable(&self.scope.applied())
     }
 
-    /// Reads everything of the group's that is on disk, from the disk, and checks it:
-    /// [`Store::scrub`].
+    /// Reads everything of the group's living generation that is on disk, from the disk, and checks
+    /// it: [`Store::scrub`]. What is nobody's: [`scrub_rest`].
     pub fn scrub(&self, pace: Pace<'_>) -> Result<u64, Error> {
         self.store.scrub(&self.scope.all(), pace)
     }
@@ -175,21 +193,61 @@ impl Group {
     }
 
     /// Makes a staged generation the living one, durably; the one before it goes with its last
-    /// reader.
+    /// reader. On an error the one before is the living one still.
     pub(crate) fn flip(&self, to: Scope) -> Result<Group, Error> {
         let mut living = self.shared.living.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rows = Rows::new();
-        rows.put(generation_row(to.group), to.generation.to_be_bytes().to_vec());
-        self.store.write(rows)?;
-        self.store.flush()?;
         let generation = Arc::new(Generation::living(self.store.clone(), to));
-        let before = std::mem::replace(&mut *living, generation.clone());
-        before.replaced.store(true, Ordering::Release);
         let store = self.store.clone();
-        let group = Group { store, scope: to, generation, shared: self.shared.clone() };
+        let group =
+            Group { store, scope: to, generation: generation.clone(), shared: self.shared.clone() };
+        // All that can fail for another reason than the disk comes before the pointer.
         group.learn_floors()?;
+        if let Err(error) = self.point_to(to).and_then(|()| self.store.flush()) {
+            self.store.floors().forget_generation(to);
+            // The next flush, whoever asks for it, must not turn to rows that nobody keeps up to date.
+            if let Err(error) = self.point_to(living.scope) {
+                tracing::warn!(group = %to.group, %error, "the pointer to a failed install stays");
+            }
+            return Err(error);
+        }
+        let before = std::mem::replace(&mut *living, generation);
+        before.replaced.store(true, Ordering::Release);
+        // It may be the last handle, and sweeps.
+        drop(living);
+        drop(before);
         Ok(group)
     }
+
+    /// Writes which generation is the living one.
+    fn point_to(&self, to: Scope) -> Result<(), Error> {
+        let mut rows = Rows::new();
+        rows.put(generation_row(to.group), to.generation.to_be_bytes().to_vec());
+        self.store.write(rows)
+    }
+}
+
+/// Reads everything on disk that is none of these groups' rows, from the disk, and checks it: the
+/// node's own rows, which say which generations live, and those of other generations and groups.
+/// `pace` and what is returned: as of [`Store::scrub`].
+pub fn scrub_rest(store: &dyn Store, groups: Vec<Group>, pace: Pace<'_>) -> Result<u64, Error> {
+    // The handles are given back first: a walk may take hours, and rows go with the last of them.
+    let rest = between(groups.into_iter().map(|group| group.scope));
+    store.scrub_ranges(&rest, pace)
+}
+
+/// The ranges that hold every row but those of these scopes.
+fn between(scopes: impl IntoIterator<Item = Scope>) -> Vec<Range> {
+    let mut taken: Vec<Range> = scopes.into_iter().map(Scope::all).collect();
+    taken.sort_by(|a, b| a.start.cmp(&b.start));
+    let mut rest = Vec::with_capacity(taken.len() + 1);
+    let mut start = Vec::new();
+    for range in taken {
+        rest.push(Range { start, end: range.start });
+        start = range.end;
+    }
+    rest.push(Range { start, end: Range::all().end });
+    rest.retain(|range| !range.is_empty());
+    rest
 }
 
 impl Generation {
@@ -223,10 +281,38 @@ fn sweep(store: &dyn Store, range: &Range) -> Result<bool, Error> {
     Ok(found)
 }
 
+/// What a pointer says; a group without one has never taken a snapshot in.
+fn living_generation(pointer: Option<Bytes>) -> Result<u32, Error> {
+    pointer.map_or(Ok(0), |bytes| decode_generation(&bytes))
+}
+
 pub(crate) fn decode_generation(bytes: &[u8]) -> Result<u32, Error> {
     let bytes = bytes.try_into().map_err(|_| Error::Corrupt {
         what: "a generation pointer",
         cause: format!("{} bytes long, not 4", bytes.len()),
     })?;
     Ok(u32::from_be_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_between_the_scopes_is_every_row_but_theirs() {
+        let scope = |group, generation| Scope { group: GroupId(group), generation };
+        let held = [scope(7, 3), scope(0, 0), scope(7, 4), scope(2, u32::MAX)];
+        let rest = between(held);
+        let rows = |scope: Scope| [scope.applied(), scope.next_bucket()];
+        let within = |row: &Row| rest.iter().filter(|r| r.start <= row.0 && row.0 < r.end).count();
+        for group in [0, 1, 2, 3, 6, 7, 8, u32::MAX - 1] {
+            for generation in [0, 1, 2, 3, 4, 5, u32::MAX] {
+                let one = scope(group, generation);
+                let wanted = usize::from(!held.contains(&one));
+                assert_eq!(rows(one).map(|row| within(&row)), [wanted; 2], "{one:?}");
+            }
+            assert_eq!(within(&generation_row(GroupId(group))), 1);
+        }
+        assert_eq!(between([]), [Range::all()]);
+    }
 }

@@ -51,22 +51,29 @@ mod rows;
 mod scrub;
 mod shard;
 mod sst;
+#[cfg(test)]
+mod sst_tests;
 mod store;
 mod transfer;
 
 pub use filter::Floors;
-pub use group::{Batch, Group};
+pub use group::{Batch, Group, scrub_rest};
 pub use options::Budget;
 pub use rocks::RocksStore;
 pub use rows::{Range, Row};
 pub use shard::Run;
 pub use store::{Cursor, Fill, Health, Pace, Put, RowRef, Rows, Seeker, Store, Visit};
-pub use transfer::{Incoming, Outgoing, Sink, SnapshotId, Terms, Throttle, copy, export};
+pub use transfer::{
+    Incoming, Outgoing, SNAPSHOT_FILE_BYTES_MAX, Sink, SnapshotId, Terms, Throttle, copy, export,
+};
 
 use stemedb_types::GroupId;
 
-/// Why the store refused. After [`Error::Io`] or [`Error::Corrupt`] nothing more may be applied:
-/// the batch in question is not written, what was written before stands.
+/// Why the store refused. The batch in question is not written, what was written before stands.
+///
+/// After [`Error::Corrupt`] nothing more may be applied. After [`Error::Io`] either, unless the
+/// store says that it is only full ([`Health::Full`]): then the same batch may be written once
+/// there is room.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The disk or RocksDB failed; the node must stop writing.

@@ -3,8 +3,9 @@
 //! One column family, no log, LZ4; how it is set up is `options`' matter. What is durable is asked of
 //! RocksDB itself: with its log off, a read of the persisted tier skips the memtables and so shows
 //! what a crash would leave. The directory holds `rocks/`, which is RocksDB's,
-//! `staging/`, where snapshots are put together and which is emptied at start, and
-//! `FORMAT`, one line: a build that does not know it touches nothing. The directory itself is locked
+//! `staging/`, where snapshots are put together and which is emptied at start,
+//! `FORMAT`, one line: a build that does not know it touches nothing, and `OPENED`, which says that there
+//! must be a `rocks/`. The directory itself is locked
 //! (`lock`) before anything in it is looked at, and RocksDB locks its own folder behind that.
 //!
 //! RocksDB can be closed and opened again under a store that lives on ([`Store::reopen`]): everything
@@ -108,6 +109,7 @@ impl RocksStore {
         format::bring_up(dir)?;
         let floors = Arc::new(Floors::default());
         let (open, closed) = Open::begin(dir, budget, &floors)?;
+        format::has_opened(dir)?;
         // Only behind RocksDB's lock: nobody else's staging is emptied.
         if staging.exists() {
             fs::remove_dir_all(&staging).map_err(|cause| io("clean", cause))?;
@@ -193,6 +195,7 @@ impl Open {
             let cause = format!("{}{at}: {}", fault.file, fault.cause);
             Error::Corrupt { what: "the list of files", cause }
         })?;
+        format::check_rocks(dir)?;
         let mut options = options::options(budget);
         options.set_compaction_filter_factory(Filters(floors.clone()));
         let db = DB::open(&options, dir.join(ROCKS)).map_err(|cause| {
@@ -404,10 +407,14 @@ impl Store for RocksStore {
     }
 
     fn scrub(&self, range: &Range, pace: Pace<'_>) -> Result<u64, Error> {
+        self.scrub_ranges(std::slice::from_ref(range), pace)
+    }
+
+    fn scrub_ranges(&self, ranges: &[Range], pace: Pace<'_>) -> Result<u64, Error> {
         let live = || {
             let files = self.share("scrub")?.db.live_files();
             files.map_err(|cause| unread("its files", cause))
         };
-        scrub::scrub(&self.dir.join(ROCKS), &live, range, pace)
+        scrub::scrub(&self.dir.join(ROCKS), &live, ranges, pace)
     }
 }

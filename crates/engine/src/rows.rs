@@ -38,6 +38,11 @@ impl Range {
         Self { start: start.to_vec(), end: end.to_vec() }
     }
 
+    /// Every row there can be: no group and no generation of the node's own has the last number.
+    pub(crate) fn all() -> Self {
+        Self { start: Vec::new(), end: vec![0xff; SCOPE_BYTES] }
+    }
+
     /// Whether no row can be in it: it ends where it starts, or before.
     pub(crate) fn is_empty(&self) -> bool {
         self.start >= self.end

@@ -21,11 +21,11 @@ use crate::{Error, io};
 /// Which files live now.
 pub(crate) type Live<'l> = &'l dyn Fn() -> Result<Vec<LiveFile>, Error>;
 
-/// See [`crate::Store::scrub`]. `rocks` is RocksDB's folder.
+/// See [`crate::Store::scrub_ranges`]. `rocks` is RocksDB's folder.
 pub(crate) fn scrub(
     rocks: &Path,
     live: Live<'_>,
-    range: &Range,
+    ranges: &[Range],
     pace: Pace<'_>,
 ) -> Result<u64, Error> {
     let mut read_bytes = 0;
@@ -33,7 +33,7 @@ pub(crate) fn scrub(
         read_bytes += bytes;
         pace(bytes)
     };
-    for file in live()?.iter().filter(|file| holds_any_of(file, range)) {
+    for file in live()?.iter().filter(|file| ranges.iter().any(|r| holds_any_of(file, r))) {
         let Some(table) = open_table(rocks, live, file)? else { continue };
         let size = table.metadata().map_err(|cause| io("scrub", cause))?.len();
         if size != file.size as u64 {
@@ -41,7 +41,7 @@ pub(crate) fn scrub(
             return Err(damaged(file, Damaged { offset: None, rows: None, cause }));
         }
         let mut fault = None;
-        let walked = sst::walk(&table, Some(range), &mut |found| match found {
+        let walked = sst::walk(&table, Some(ranges), &mut |found| match found {
             Found::Rows(rows) => pace(rows.bytes),
             Found::Meta(bytes) => pace(bytes),
             Found::Damaged(found) => {

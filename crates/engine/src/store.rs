@@ -123,6 +123,22 @@ pub trait Store: Send + Sync + 'static {
     /// [`Error::Corrupt`] names the first file and place that is damaged. Bytes of other ranges that
     /// share a file's index and filter are read with it.
     fn scrub(&self, range: &Range, pace: Pace<'_>) -> Result<u64, Error>;
+
+    /// [`Store::scrub`] of several ranges, which do not overlap, in one walk.
+    fn scrub_ranges(&self, ranges: &[Range], pace: Pace<'_>) -> Result<u64, Error> {
+        let (mut read_bytes, mut goes_on) = (0, true);
+        for range in ranges {
+            read_bytes += self.scrub(range, &mut |bytes| {
+                let flow = pace(bytes);
+                goes_on = flow.is_continue();
+                flow
+            })?;
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(read_bytes)
+    }
 }
 
 /// Told how many bytes were read; may wait before it returns; says whether the walk goes on.

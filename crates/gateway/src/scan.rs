@@ -72,7 +72,7 @@ fn check_belongs(cursor: &Cursor, range: &KeyRange) -> Result<(), Failure> {
         Cursor::Key { last, .. } => {
             *last >= range.start && range.end.as_ref().is_none_or(|end| last < end)
         }
-        Cursor::Claim { .. } => false,
+        Cursor::Claim { .. } | Cursor::Within { .. } => false,
     };
     if inside { Ok(()) } else { Err(Failure::malformed("`cursor` is not one of this scan")) }
 }
@@ -87,8 +87,7 @@ pub(crate) fn cursor(params: &Params, as_of: Option<Revision>) -> Result<Option<
     });
     let cursor =
         cursor.ok_or_else(|| Failure::malformed("`cursor` is not one that a page gave"))?;
-    let (Cursor::Key { as_of: kept, .. } | Cursor::Claim { as_of: kept, .. }) = &cursor;
-    if as_of.is_some_and(|asked| asked != *kept) {
+    if as_of.is_some_and(|asked| asked != cursor.as_of()) {
         return Err(Failure::malformed("`as_of` is not the revision of the `cursor`"));
     }
     Ok(Some(cursor))

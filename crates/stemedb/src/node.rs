@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rand::RngExt;
-use stemedb_engine::{Budget, RocksStore, Store};
+use stemedb_engine::{Budget, RocksStore, SNAPSHOT_FILE_BYTES_MAX, Store};
 use stemedb_machine::meta::{ApiKey, IfExists, MetaAnswer, MetaCommand, NewKey, Project};
 use stemedb_membership::{self as membership, Membership, Secret, Timing};
 use stemedb_raft::wal::{OnDamage, Recovery, Wal};
@@ -353,6 +353,9 @@ fn check(options: &NodeOptions) -> Result<(), StartError> {
     }
     if options.name.is_empty() || options.name.len() > 255 {
         return setting("a node's name is 1 to 255 bytes long");
+    }
+    if !(1..=SNAPSHOT_FILE_BYTES_MAX).contains(&options.groups.snapshot_file_bytes) {
+        return setting("a file of a snapshot holds 1 byte to 64 MiB of rows");
     }
     Ok(())
 }

@@ -6,7 +6,8 @@
 //! does not check is reported like damage found by a read ([`crate::damage`]): the group is set
 //! aside, the others go on.
 //!
-//! One pass is a list of units: the log, then each group that is open. They are spread evenly over
+//! One pass is a list of units: the log, then each group that is open, then what else the store holds
+//! (which generations live, and rows of groups and generations that nobody has open). They are spread evenly over
 //! the period, from a random one on, so that a node that never lives for a whole period covers all
 //! of them in time. Within a unit the rate is bounded: fast enough not to hold a unit open for
 //! hours, slow enough to leave the disk to others. A pass that can't keep up with both takes longer than its period.
@@ -21,14 +22,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use rand::RngExt;
-use stemedb_engine::Error as StoreError;
+use stemedb_engine::{Error as StoreError, scrub_rest};
 use stemedb_raft::wal::{Damage as LogDamage, StreamId};
 use stemedb_raft::{Damage, Group, Part};
 use stemedb_types::{GroupId, ReplicaId};
 use tokio::time::Instant;
 
 use crate::core::{Core, now_ms};
-use crate::damage::Finding;
+use crate::damage::{Finding, part_name};
 
 /// A unit is read no slower than this: its files stay open for so long.
 const RATE_MIN_BYTES_PER_S: u64 = 1 << 20;
@@ -81,6 +82,8 @@ impl Plan {
 enum Unit {
     Log,
     Group(GroupId),
+    /// What is in the store and none of the open groups'.
+    Rest,
 }
 
 /// Damage that was reported already, so that each pass does not count it anew.
@@ -122,7 +125,7 @@ impl Walk<'_> {
     fn pass(&mut self, period: Duration) -> ControlFlow<()> {
         let core = self.core;
         let groups = core.groups.all().into_iter().map(|group| Unit::Group(group.id()));
-        let mut units: Vec<Unit> = std::iter::once(Unit::Log).chain(groups).collect();
+        let mut units: Vec<Unit> = [Unit::Log, Unit::Rest].into_iter().chain(groups).collect();
         let first = rand::rng().random_range(0..units.len());
         units.rotate_left(first);
         let bytes = core.store.disk_bytes().saturating_add(core.wal.stats().bytes);
@@ -132,6 +135,7 @@ impl Walk<'_> {
             self.wait(plan.due(number).saturating_sub(begun.elapsed()))?;
             match unit {
                 Unit::Log => self.log(plan)?,
+                Unit::Rest => self.rest(plan)?,
                 // One that was closed meanwhile is not read.
                 Unit::Group(id) => {
                     if let Some(group) = core.groups.get(id) {
@@ -209,6 +213,28 @@ impl Walk<'_> {
             Err(error) => {
                 tracing::warn!(group = %group.id(), %error, "a group can't be scrubbed now");
             }
+        }
+        self.wait(Duration::ZERO)
+    }
+
+    fn rest(&mut self, plan: Plan) -> ControlFlow<()> {
+        let open = self.core.groups.all();
+        let open: Vec<_> = open.iter().map(|group| group.applied().store()).collect();
+        let store = self.core.store.as_ref();
+        match self.paced(plan, "store", |pace| scrub_rest(store, open, pace)) {
+            Ok(_) => {}
+            Err(error @ StoreError::Corrupt { .. }) => {
+                let cause = error.to_string();
+                // No replica loses a row by it now: nobody is set aside. But what the next start
+                // needs may be among it, and a compaction stops at it.
+                tracing::error!(cause, "bytes of the store that no open group holds are damaged");
+                if self.seen.insert((cause, 0)) {
+                    let part = part_name(Part::Store);
+                    metrics::counter!("stemedb_corruption_detected_total", "kind" => part)
+                        .increment(1);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the rest of the store can't be scrubbed now"),
         }
         self.wait(Duration::ZERO)
     }

@@ -53,6 +53,18 @@ async fn what_was_put_is_there_after_a_restart_and_revisions_go_on() {
 }
 
 #[tokio::test]
+async fn a_snapshot_in_files_that_nobody_would_take_is_refused_before_anything_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    for bytes in [0, (64 << 20) + 1, usize::MAX] {
+        let mut options = NodeOptions::alone(dir.path());
+        options.groups.snapshot_file_bytes = bytes;
+        let refused = Node::start(options).await.map(|_| ());
+        assert!(matches!(refused, Err(StartError::Setting(_))), "{bytes}: {refused:?}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn a_node_dropped_without_a_goodbye_replays_its_log() {
     let dir = tempfile::tempdir().unwrap();
     let node = start(dir.path()).await;

@@ -15,7 +15,7 @@ use super::{Report, names};
 use crate::options::{self, Budget};
 use crate::rocks::{ROCKS, unread};
 use crate::rows::{Scope, generation_row};
-use crate::{Error, group, io, manifest};
+use crate::{Error, format, group, io, manifest};
 
 /// What there is to read.
 pub(super) struct Inventory {
@@ -36,13 +36,20 @@ impl Inventory {
     pub(super) fn take(dir: &Path, report: &mut Report) -> Result<Self, Error> {
         let rocks = dir.join(ROCKS);
         if !rocks.is_dir() {
-            // Marked, and never opened: nothing is in it.
+            // Marked, and never opened: nothing is in it. Or opened, and lost.
+            if let Err(gone) = format::check_rocks(dir) {
+                report.fault(ROCKS, None, gone.to_string());
+            }
             return Ok(Self { tables: Vec::new(), live: Vec::new(), db: None });
         }
         read_options_file(&rocks, report)?;
         let mut found = Self { tables: all_tables(&rocks)?, live: Vec::new(), db: None };
         if let Err(fault) = manifest::check(&rocks) {
             report.fault(&format!("{ROCKS}/{}", fault.file), fault.offset, fault.cause);
+            return Ok(found);
+        }
+        if let Err(gone) = format::check_rocks(dir) {
+            report.fault(ROCKS, None, gone.to_string());
             return Ok(found);
         }
         let opened = DB::open_for_read_only(&reading(), &rocks, false);

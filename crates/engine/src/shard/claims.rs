@@ -182,8 +182,12 @@ impl Group {
                 ClaimOrder::Predicate => (predicate, subject),
                 ClaimOrder::Subject | ClaimOrder::Agent(_) => (subject, predicate),
             };
-            let behind = base().text(one.as_bytes()).text(two.as_bytes()).into_prefix().end;
-            range.start = range.start.max(behind);
+            let pair = base().text(one.as_bytes()).text(two.as_bytes());
+            let passed = match &start.after_id {
+                Some(id) => pair.raw(&id.0),
+                None => pair,
+            };
+            range.start = range.start.max(passed.into_prefix().end);
         }
         (range, prefix_bytes)
     }

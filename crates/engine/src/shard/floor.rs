@@ -3,15 +3,19 @@
 //! Old versions are left to the filter ([`crate::filter`]); it can't drop a deletion, because it never
 //! knows whether something older lies in another file. But the thin log names what was deleted, so
 //! the walk over the part of it that goes anyway finds those keys, and what is left of them is deleted
-//! row by row. Then the log goes by one range. All of it is in the batch that moves the floor, and
-//! bounded by how far one command moves it.
+//! row by row. Then the log goes by one range. All of it is in the batch that moves the floor.
+//!
+//! A batch does so much of this and no more, however far the floors in it go: what is left goes with
+//! the batches of the next floors, from where this one stopped. Nothing reads it meanwhile, and no two replicas
+//! need be alike in it.
 //!
 //! The walk sees what is in the store, not the run that is about to be written. What a run both
 //! writes and passes with its floor stays until the floor moves again: dead rows, which nothing reads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+use bytes::Bytes;
 use stemedb_machine::shard::{BucketNumber, TouchKind};
 use stemedb_types::Revision;
 
@@ -21,43 +25,98 @@ use crate::rows::{Kind, Range, Row};
 use crate::store::Rows;
 use crate::{Error, Group};
 
-/// A key with more dead versions than this goes by range: a range costs later reads more than a few
-/// rows do.
+/// A key with more dead versions than this, or larger ones, goes by range: a range costs later reads
+/// more than a few rows do.
 const ROWS_ONE_BY_ONE_MAX: usize = 64;
+const BYTES_ONE_BY_ONE_MAX: usize = 64 << 10;
+/// Most rows looked at for one batch, of the thin log and of keys that are gone, before the key that
+/// is more.
+const LET_GO_ROWS_MAX: usize = 8192;
+/// Most of their bytes, likewise.
+const LET_GO_BYTES_MAX: usize = 8 << 20;
+
+/// What is left of a batch's share of work.
+struct Share {
+    rows: usize,
+    bytes: usize,
+}
+
+impl Share {
+    fn take(&mut self, row: &[u8], value: &[u8]) {
+        self.rows = self.rows.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(row.len() + value.len());
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.rows == 0 || self.bytes == 0
+    }
+}
 
 impl Group {
-    /// Adds to `rows` what goes with a bucket's history at and below `floor`.
+    /// Adds to `rows` what goes with the history of buckets at and below their floors, or some of it.
     pub(crate) fn let_go(
+        &self,
+        rows: &mut Rows,
+        floors: &BTreeMap<BucketNumber, (Row, Revision)>,
+    ) -> Result<(), Error> {
+        let mut share = Share { rows: LET_GO_ROWS_MAX, bytes: LET_GO_BYTES_MAX };
+        for (bucket, (_, floor)) in floors {
+            if share.is_used_up() {
+                break;
+            }
+            self.let_go_of(rows, *bucket, *floor, &mut share)?;
+        }
+        Ok(())
+    }
+
+    fn let_go_of(
         &self,
         rows: &mut Rows,
         bucket: BucketNumber,
         floor: Revision,
+        share: &mut Share,
     ) -> Result<(), Error> {
         let log = self.scope.log_until(bucket, floor);
-        let mut first = None;
-        let mut gone = BTreeSet::new();
+        let mut walked: Option<Range> = None;
+        let mut buried = BTreeSet::new();
         let mut fault = None;
         self.scan(&log, false, &mut |row, value| {
-            first.get_or_insert_with(|| row.to_vec());
-            match decode_log(value) {
-                Ok(touched) => {
-                    let ended = |kind| matches!(kind, TouchKind::Delete | TouchKind::Expire);
-                    gone.extend(touched.into_iter().filter(|t| ended(t.kind)).map(|t| t.what));
-                    ControlFlow::Continue(())
-                }
-                Err(cause) => {
-                    fault = Some(corrupt("the thin log", cause));
-                    ControlFlow::Break(())
-                }
+            share.take(row, value);
+            if let Err(error) = self.bury_all(rows, (bucket, floor), value, &mut buried, share) {
+                fault = Some(error);
+                return ControlFlow::Break(());
             }
+            // Up to and with this row: nothing is behind it and before its name and a zero.
+            let end = [row, &[0]].concat();
+            walked.get_or_insert_with(|| Range { start: row.to_vec(), end: Vec::new() }).end = end;
+            if share.is_used_up() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         if let Some(fault) = fault {
             return Err(fault);
         }
-        if let Some(start) = first {
-            rows.delete_range(Range { start, end: log.end });
+        if let Some(walked) = walked {
+            rows.delete_range(walked);
         }
-        gone.iter().try_for_each(|key| self.bury(rows, bucket, key, floor))
+        Ok(())
+    }
+
+    /// Deletes what is left of the keys that went with one revision of the thin log.
+    fn bury_all(
+        &self,
+        rows: &mut Rows,
+        (bucket, floor): (BucketNumber, Revision),
+        log: &[u8],
+        buried: &mut BTreeSet<Bytes>,
+        share: &mut Share,
+    ) -> Result<(), Error> {
+        let touched = decode_log(log).map_err(|cause| corrupt("the thin log", cause))?;
+        for line in touched {
+            let gone = matches!(line.kind, TouchKind::Delete | TouchKind::Expire);
+            if gone && buried.insert(line.what.clone()) {
+                self.bury(rows, bucket, &line.what, floor, share)?;
+            }
+        }
+        Ok(())
     }
 
     /// Deletes a key's versions at and below the floor, if the newest of them says it is gone.
@@ -67,12 +126,15 @@ impl Group {
         bucket: BucketNumber,
         key: &[u8],
         floor: Revision,
+        share: &mut Share,
     ) -> Result<(), Error> {
         let start = self.scope.version(bucket, key, floor).0;
         let all = Range { start, end: self.scope.versions(bucket, key).into_prefix().end };
         let mut found: Vec<Row> = Vec::new();
+        let mut bytes = 0;
         let mut fault = None;
         self.scan(&all, false, &mut |row, value| {
+            share.take(row, value);
             if found.is_empty() {
                 match decode_version(value, floor) {
                     Ok((head, _)) if head.deleted => {}
@@ -84,7 +146,8 @@ impl Group {
                 }
             }
             found.push(Row(row.to_vec()));
-            if found.len() > ROWS_ONE_BY_ONE_MAX {
+            bytes += value.len();
+            if found.len() > ROWS_ONE_BY_ONE_MAX || bytes > BYTES_ONE_BY_ONE_MAX {
                 return ControlFlow::Break(());
             }
             ControlFlow::Continue(())
@@ -92,7 +155,7 @@ impl Group {
         if let Some(fault) = fault {
             return Err(fault);
         }
-        if found.len() > ROWS_ONE_BY_ONE_MAX {
+        if found.len() > ROWS_ONE_BY_ONE_MAX || bytes > BYTES_ONE_BY_ONE_MAX {
             rows.delete_range(all);
         } else {
             found.into_iter().for_each(|row| rows.delete(row));

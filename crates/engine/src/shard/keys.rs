@@ -1,15 +1,18 @@
 //! The versions of keys, looked up and scanned.
 //!
 //! All versions of a key stand together, the newest first. A look-up is a seek
-//! to (key, revision) and one row. A scan walks the rows and hands on one
-//! version a key; where a key has many it does not care for, it stops
+//! to (key, revision) and one row. A scan walks the rows and tells of one
+//! version a key, or that there is none; where a key has many it does not care for, it stops
 //! stepping and seeks behind them, so that a scan costs what it returns and
-//! passes, and not what was ever written.
+//! passes, and not what was ever written. It says what that was: whoever asked bounds it.
+//!
+//! Left out: rows that were deleted in RocksDB and not compacted away yet, which it passes
+//! by itself and does not count.
 
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use stemedb_machine::shard::{BucketNumber, Head, KeyRange, KeyRow, Version};
+use stemedb_machine::shard::{BucketNumber, Head, KeyWalk, PassedKey, Version};
 use stemedb_types::{Key, Revision};
 
 use super::corrupt;
@@ -21,7 +24,7 @@ use crate::{Error, Group};
 /// So many rows in a run are stepped over before it is cheaper to seek behind them.
 const STEPS_MAX: usize = 16;
 
-type Visit<'v> = &'v mut dyn FnMut(KeyRow) -> ControlFlow<()>;
+type Visit<'v> = &'v mut dyn FnMut(PassedKey) -> ControlFlow<()>;
 
 /// A version whose value outlives the row it stood in.
 pub(super) fn version(head: Head, value: &[u8]) -> Version {
@@ -115,36 +118,36 @@ impl Group {
         }
     }
 
-    /// Visits the keys of a range that are there at a revision, in key order or against it.
-    pub(super) fn scan_versions(
+    /// See [`View::walk_keys`](stemedb_machine::shard::View::walk_keys).
+    pub(super) fn walk_versions(
         &self,
         bucket: BucketNumber,
-        range: &KeyRange,
-        as_of: Revision,
-        reverse: bool,
+        walk: &KeyWalk,
         visit: Visit<'_>,
     ) -> Result<(), Error> {
         let base = || self.scope.row(Kind::Version).u32(bucket.0);
         let mut rows = Range {
-            start: base().text_prefix(&range.start).into_bytes(),
-            end: match &range.end {
+            start: base().text_prefix(&walk.range.start).into_bytes(),
+            end: match &walk.range.end {
                 Some(end) => base().text_prefix(end).into_bytes(),
                 None => base().into_prefix().end,
             },
         };
         let base_bytes = base().into_bytes().len();
-        if !reverse {
-            let mut scan = Forward { as_of, base_bytes, decided: Vec::new(), steps: 0, visit };
+        let teller = Teller { base_bytes, keys_only: walk.keys_only, rows: 0, bytes: 0, visit };
+        if !walk.reverse {
+            let going_by = Vec::new();
+            let mut scan = Forward { as_of: walk.as_of, going_by, told: true, steps: 0, teller };
             while let Some(start) = self.steps(&rows, false, |row, value| scan.row(row, value))? {
                 rows.start = start;
             }
             return Ok(());
         }
-        let mut scan = Reverse { group: self, as_of, base_bytes, held: None, steps: 0, visit };
+        let mut scan = Reverse { group: self, as_of: walk.as_of, held: None, steps: 0, teller };
         while let Some(end) = self.steps(&rows, true, |row, value| scan.row(row, value))? {
             rows.end = end;
         }
-        scan.emit().map(|_| ())
+        scan.tell().map(|_| ())
     }
 
     /// Steps over rows until there are none left, or `step` stops. Returns where to begin again if
@@ -169,33 +172,83 @@ impl Group {
     }
 }
 
+/// Tells of one key after another, and of what each took.
+struct Teller<'v> {
+    base_bytes: usize,
+    keys_only: bool,
+    /// Come by since the last key that was told of.
+    rows: usize,
+    bytes: usize,
+    visit: Visit<'v>,
+}
+
+impl Teller<'_> {
+    fn count(&mut self, row: &[u8], value: &[u8]) {
+        self.rows += 1;
+        self.bytes += row.len() + value.len();
+    }
+
+    /// A seek behind rows is made where it costs about as much as stepping over them.
+    fn count_seek(&mut self) {
+        self.rows += STEPS_MAX;
+    }
+
+    /// What is told of a version: nothing of one that says that the key is gone.
+    fn found(&self, revision: Revision, value: &[u8]) -> Result<Option<Version>, Error> {
+        read(value, revision, |head, value| {
+            let value = if self.keys_only { &[] } else { value };
+            (!head.deleted).then(|| version(head, value))
+        })
+    }
+
+    fn tell(&mut self, name: &[u8], version: Option<Version>) -> Result<ControlFlow<()>, Error> {
+        let part = name.get(self.base_bytes..).and_then(take_text);
+        let (key, _) = part
+            .filter(|(_, rest)| rest.is_empty())
+            .ok_or_else(|| corrupt("a version", "its name does not parse"))?;
+        let key = Key::new(key).map_err(|cause| corrupt("a key", cause))?;
+        let (rows, bytes) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.bytes));
+        Ok((self.visit)(PassedKey { key, version, rows, bytes }))
+    }
+}
+
 /// In key order: the first version at or below `as_of` is a key's.
 struct Forward<'v> {
     as_of: Revision,
-    base_bytes: usize,
-    /// The name of the key that was decided last; its other versions are passed.
-    decided: Vec<u8>,
+    /// The name of the key that is going by; empty before the first.
+    going_by: Vec<u8>,
+    /// Whether it was told of.
+    told: bool,
     steps: usize,
-    visit: Visit<'v>,
+    teller: Teller<'v>,
 }
 
 impl Forward<'_> {
     fn row(&mut self, row: &[u8], value: &[u8]) -> Result<Step, Error> {
         let (name, revision) = split_name(row)?;
-        let older = name == self.decided;
-        if older || revision > self.as_of {
+        if name != self.going_by {
+            // The key before has no version that is old enough.
+            if !self.told && self.teller.tell(&self.going_by, None)?.is_break() {
+                return Ok(Step::Stop);
+            }
+            self.going_by.clear();
+            self.going_by.extend_from_slice(name);
+            (self.told, self.steps) = (false, 0);
+        }
+        self.teller.count(row, value);
+        if self.told || revision > self.as_of {
             self.steps += 1;
             if self.steps < STEPS_MAX {
                 return Ok(Step::Next);
             }
             self.steps = 0;
-            let to = if older { Range::prefix(name).end } else { at(name, self.as_of) };
+            self.teller.count_seek();
+            let to = if self.told { Range::prefix(name).end } else { at(name, self.as_of) };
             return Ok(Step::Jump(to));
         }
-        self.steps = 0;
-        self.decided.clear();
-        self.decided.extend_from_slice(name);
-        emit(name, self.base_bytes, read(value, revision, version)?, self.visit).map(Step::from)
+        (self.told, self.steps) = (true, 0);
+        let found = self.teller.found(revision, value)?;
+        self.teller.tell(name, found).map(Step::from)
     }
 }
 
@@ -203,57 +256,47 @@ impl Forward<'_> {
 struct Reverse<'v> {
     group: &'v Group,
     as_of: Revision,
-    base_bytes: usize,
     /// The key that is going by, and the best version of it so far.
     held: Option<(Vec<u8>, Option<Version>)>,
     steps: usize,
-    visit: Visit<'v>,
+    teller: Teller<'v>,
 }
 
 impl Reverse<'_> {
     fn row(&mut self, row: &[u8], value: &[u8]) -> Result<Step, Error> {
         let (name, revision) = split_name(row)?;
         if self.held.as_ref().is_none_or(|(held, _)| held != name) {
-            if self.emit()?.is_break() {
+            if self.tell()?.is_break() {
                 return Ok(Step::Stop);
             }
             self.held = Some((name.to_vec(), None));
             self.steps = 0;
         }
+        self.teller.count(row, value);
         let Some((_, best)) = &mut self.held else { return Ok(Step::Next) };
         self.steps += 1;
         if self.steps >= STEPS_MAX {
-            *best = self.group.newest_of(name, self.as_of, version)?;
+            self.teller.count_seek();
+            let teller = &self.teller;
+            let newest = self.group.newest_of(name, self.as_of, |head, value| {
+                let value = if teller.keys_only { &[] } else { value };
+                (!head.deleted).then(|| version(head, value))
+            })?;
+            *best = newest.flatten();
             let name = name.to_vec();
-            return Ok(if self.emit()?.is_break() { Step::Stop } else { Step::Jump(name) });
+            return Ok(if self.tell()?.is_break() { Step::Stop } else { Step::Jump(name) });
         }
         if revision <= self.as_of {
-            *best = Some(read(value, revision, version)?);
+            *best = self.teller.found(revision, value)?;
         }
         Ok(Step::Next)
     }
 
-    /// Hands the held version on; nothing is held after.
-    fn emit(&mut self) -> Result<ControlFlow<()>, Error> {
+    /// Tells of the held key; nothing is held after.
+    fn tell(&mut self) -> Result<ControlFlow<()>, Error> {
         match self.held.take() {
-            Some((name, Some(version))) => emit(&name, self.base_bytes, version, self.visit),
-            _ => Ok(ControlFlow::Continue(())),
+            Some((name, version)) => self.teller.tell(&name, version),
+            None => Ok(ControlFlow::Continue(())),
         }
     }
-}
-
-/// Hands a version on, unless it says that the key is gone.
-fn emit(
-    name: &[u8],
-    base_bytes: usize,
-    version: Version,
-    visit: Visit<'_>,
-) -> Result<ControlFlow<()>, Error> {
-    if version.head.deleted {
-        return Ok(ControlFlow::Continue(()));
-    }
-    let part = name.get(base_bytes..).and_then(take_text).filter(|(_, rest)| rest.is_empty());
-    let (key, _) = part.ok_or_else(|| corrupt("a version", "its name does not parse"))?;
-    let key = Key::new(key).map_err(|cause| corrupt("a key", cause))?;
-    Ok(visit(KeyRow { key, version }))
 }

@@ -25,7 +25,7 @@ use std::ops::ControlFlow;
 use stemedb_machine::Error as MachineError;
 use stemedb_machine::shard::{
     AgentId, BucketNumber, BucketState, Change, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Due,
-    Expiry, Head, KeyRange, KeyRow, StatementId, Version, View,
+    Expiry, Head, KeyWalk, PassedKey, StatementId, Version, View,
 };
 use stemedb_types::{BucketName, Key, ProjectId, Revision};
 
@@ -46,12 +46,10 @@ impl Batch {
     pub fn put_change(&mut self, change: &Change) {
         let scope = self.scope;
         match change {
+            Change::NextBucket { number } => {
+                self.last.insert(scope.next_bucket(), Some(number.0.to_be_bytes().to_vec()));
+            }
             Change::Bucket { project, name, state } => {
-                // A bucket's first write is what uses its number up.
-                if state.revision == Revision(1) {
-                    let next = state.number.0 + 1;
-                    self.rows.put(scope.next_bucket(), next.to_be_bytes().to_vec());
-                }
                 self.last.insert(scope.bucket(*project, name), Some(encode_bucket(state)));
             }
             Change::Floor { project, name, state } => {
@@ -132,15 +130,13 @@ impl View for Group {
         Ok(self.due_until(until_ms, limit)?)
     }
 
-    fn scan_keys(
+    fn walk_keys(
         &self,
         bucket: BucketNumber,
-        range: &KeyRange,
-        as_of: Revision,
-        reverse: bool,
-        visit: &mut dyn FnMut(KeyRow) -> ControlFlow<()>,
+        walk: &KeyWalk,
+        visit: &mut dyn FnMut(PassedKey) -> ControlFlow<()>,
     ) -> Result<(), MachineError> {
-        Ok(self.scan_versions(bucket, range, as_of, reverse, visit)?)
+        Ok(self.walk_versions(bucket, walk, visit)?)
     }
 
     fn claim_key(

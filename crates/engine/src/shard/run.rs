@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use stemedb_machine::Error as MachineError;
 use stemedb_machine::shard::{
     AgentId, BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Due, Head,
-    KeyRange, KeyRow, StatementId, Version, View,
+    KeyWalk, PassedKey, StatementId, Version, View,
 };
 use stemedb_types::{BucketName, Key, ProjectId, Revision};
 
@@ -67,15 +67,13 @@ impl View for Run<'_> {
         self.group.due(until_ms, limit)
     }
 
-    fn scan_keys(
+    fn walk_keys(
         &self,
         bucket: BucketNumber,
-        range: &KeyRange,
-        as_of: Revision,
-        reverse: bool,
-        visit: &mut dyn FnMut(KeyRow) -> ControlFlow<()>,
+        walk: &KeyWalk,
+        visit: &mut dyn FnMut(PassedKey) -> ControlFlow<()>,
     ) -> Result<(), MachineError> {
-        self.group.scan_keys(bucket, range, as_of, reverse, visit)
+        self.group.walk_keys(bucket, walk, visit)
     }
 
     fn claim_key(

@@ -82,7 +82,8 @@ fn next_handle(last: Handle, delta: u64) -> Result<Handle, String> {
     } else {
         last.bytes.checked_sub(half + 1)
     };
-    let offset = last.offset.checked_add(last.bytes).map(|end| end + TRAILER_BYTES as u64);
+    let end = last.offset.checked_add(last.bytes);
+    let offset = end.and_then(|end| end.checked_add(TRAILER_BYTES as u64));
     match (offset, bytes) {
         (Some(offset), Some(bytes)) => Ok(Handle { offset, bytes }),
         _ => Err("an index entry beyond every file".to_owned()),

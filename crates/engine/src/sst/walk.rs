@@ -68,12 +68,12 @@ impl Rows<'_> {
     }
 }
 
-/// Visits every block of a table file, or all that may hold rows of `within`: the blocks about
+/// Visits every block of a table file, or all that may hold rows of the ranges `within`: the blocks about
 /// the file first, then the rows. Breaks off when `visit` does. Damage is handed to `visit`, and the
 /// walk goes on where it can.
 pub(crate) fn walk(
     file: &File,
-    within: Option<&Range>,
+    within: Option<&[Range]>,
     visit: &mut dyn FnMut(Found<'_>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     let mut reader = Reader { file, window_start: 0, window: Vec::new() };
@@ -84,9 +84,8 @@ pub(crate) fn walk(
     };
     let mut above: &[u8] = &[];
     for IndexEntry { upto, block } in &table.index {
-        let inside =
-            within.is_none_or(|range| *upto >= range.start && above < range.end.as_slice());
-        if inside {
+        let holds_any_of = |range: &Range| *upto >= range.start && above < range.end.as_slice();
+        if within.is_none_or(|ranges| ranges.iter().any(holds_any_of)) {
             let read = reader.block(&table.footer, *block);
             let found = match read {
                 Ok((contents, compression)) => Found::Rows(Rows {
@@ -236,7 +235,7 @@ impl Reader<'_> {
 
     fn fill(&mut self, offset: u64, end: u64) -> Result<(), String> {
         let start = offset / PAGE_BYTES * PAGE_BYTES;
-        let far = end.max(start + WINDOW_BYTES);
+        let far = end.max(start.saturating_add(WINDOW_BYTES));
         // A sector that can't be read may lie in what nobody asked for: then only what was.
         self.fetch(start, far).or_else(|_| self.fetch(offset, end))
     }

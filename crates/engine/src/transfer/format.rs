@@ -18,8 +18,11 @@ const VERSION: u8 = 1;
 pub(super) const HEAD_BYTES: usize = 22;
 pub(super) const SUM_BYTES: usize = 32;
 
-/// No file is longer: it holds about 32 MiB of rows, and one more row.
+/// No file is longer, or it is not taken.
 pub(super) const FILE_BYTES_MAX: u64 = 128 << 20;
+/// The most that [`super::Terms::file_bytes`] may be: with one more row, an index and a filter, such a file
+/// still is no longer than any receiver takes.
+pub const ROWS_BYTES_MAX: usize = 64 << 20;
 
 /// What comes before a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -40,6 +40,7 @@ mod outgoing;
 mod throttle;
 
 pub use dump::export;
+pub use format::ROWS_BYTES_MAX as SNAPSHOT_FILE_BYTES_MAX;
 pub use incoming::Incoming;
 pub use outgoing::{Outgoing, Sink, Terms};
 pub use throttle::Throttle;

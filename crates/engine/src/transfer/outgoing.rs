@@ -4,8 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use stemedb_types::GroupId;
 
-use super::format::Head;
+use super::format::{Head, ROWS_BYTES_MAX};
 use super::{SnapshotId, Throttle, refuse};
 use crate::group::Group;
 use crate::rows::{SCOPE_BYTES, Scope};
@@ -30,7 +29,8 @@ const NICENESS: i32 = 10;
 /// On what terms a snapshot is sent.
 #[derive(Clone, Debug)]
 pub struct Terms {
-    /// A file is closed once it holds rows of so many bytes.
+    /// A file is closed once it holds rows of so many bytes, 1 to
+    /// [`crate::SNAPSHOT_FILE_BYTES_MAX`].
     pub file_bytes: usize,
     /// Bytes sent in a second, at most, by all who share the throttle; 0: as fast as it goes.
     pub bytes_per_second: u64,
@@ -61,8 +61,32 @@ pub struct Outgoing {
     id: SnapshotId,
     applied: Bytes,
     orders: Mutex<Option<mpsc::SyncSender<Order>>>,
-    stop: Arc<AtomicBool>,
+    stop: Arc<Stop>,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Says once that the thread is to end, and wakes it where it rests.
+#[derive(Default)]
+struct Stop {
+    said: Mutex<bool>,
+    heard: Condvar,
+}
+
+impl Stop {
+    fn say(&self) {
+        *locked(&self.said) = true;
+        self.heard.notify_all();
+    }
+
+    fn is_said(&self) -> bool {
+        *locked(&self.said)
+    }
+
+    /// Rests for so long, or until it is said; whether it is.
+    fn rest(&self, rest: Duration) -> bool {
+        let waited = self.heard.wait_timeout_while(locked(&self.said), rest, |said| !*said);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
 }
 
 /// From which file on to send, and under which scope.
@@ -75,11 +99,15 @@ struct Order {
 impl Outgoing {
     /// Freezes the group's rows as they stand now. Blocks for as long as that takes.
     ///
-    /// [`Error::Transfer`] if nothing was ever applied: there is nothing to send.
+    /// [`Error::Transfer`] if nothing was ever applied: there is nothing to send; or if nobody would
+    /// take files of the size that `terms` ask for.
     pub fn begin(group: &Group, id: SnapshotId, terms: Terms) -> Result<Self, Error> {
+        if !(1..=ROWS_BYTES_MAX).contains(&terms.file_bytes) {
+            return Err(refuse(format!("files of {} bytes are asked for", terms.file_bytes)));
+        }
         let (orders, ordered) = mpsc::sync_channel(1);
         let (ready, begun) = mpsc::sync_channel(1);
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = Arc::new(Stop::default());
         let (id_of_group, group, stopped) = (group.id(), group.clone(), stop.clone());
         let thread = thread::Builder::new()
             .name("snapshot-out".to_owned())
@@ -132,7 +160,7 @@ impl Outgoing {
     }
 
     fn end(&self) {
-        self.stop.store(true, Ordering::Release);
+        self.stop.say();
         locked(&self.orders).take();
     }
 }
@@ -151,7 +179,7 @@ impl Drop for Outgoing {
 fn run(
     group: &Group,
     terms: Terms,
-    stop: &AtomicBool,
+    stop: &Stop,
     ready: &mpsc::SyncSender<Result<Bytes, Error>>,
     orders: &mpsc::Receiver<Order>,
 ) {
@@ -179,7 +207,7 @@ fn run(
 struct View<'v> {
     group: &'v Group,
     terms: &'v Terms,
-    stop: &'v AtomicBool,
+    stop: &'v Stop,
     cursor: Box<dyn Cursor + 'v>,
     /// The first row of each file that was made, and of the next.
     starts: Vec<Vec<u8>>,
@@ -215,7 +243,7 @@ fn stage(cause: std::io::Error) -> Error {
 }
 
 impl<'v> View<'v> {
-    fn begin(group: &'v Group, terms: &'v Terms, stop: &'v AtomicBool) -> Result<Self, Error> {
+    fn begin(group: &'v Group, terms: &'v Terms, stop: &'v Stop) -> Result<Self, Error> {
         let cursor = group.store.frozen(&group.scope.all());
         let starts = vec![group.scope.bytes().to_vec()];
         Ok(Self { group, terms, stop, cursor, starts, dir: group.store.staging()? })
@@ -298,11 +326,9 @@ impl<'v> View<'v> {
 
     /// Rests for as long as it has worked: half of one core is the most it takes.
     fn rest(&self, since: Instant) -> Result<(), Error> {
-        if self.stop.load(Ordering::Acquire) {
+        let limited = self.terms.bytes_per_second > 0;
+        if self.stop.rest(if limited { since.elapsed() } else { Duration::ZERO }) {
             return Err(refuse("the view is given up"));
-        }
-        if self.terms.bytes_per_second > 0 {
-            thread::sleep(since.elapsed());
         }
         Ok(())
     }
@@ -326,11 +352,8 @@ impl<'v> View<'v> {
     fn give(&self, sink: &mut Sink, piece: Bytes) -> Result<(), Ended> {
         let Terms { throttle, bytes_per_second, .. } = self.terms;
         let wait = throttle.take(Instant::now(), piece.len(), *bytes_per_second);
-        if sink(Ok(piece)).is_break() || self.stop.load(Ordering::Acquire) {
-            return Err(Ended::Unwanted);
-        }
-        thread::sleep(wait);
-        Ok(())
+        let ended = sink(Ok(piece)).is_break() || self.stop.is_said() || self.stop.rest(wait);
+        if ended { Err(Ended::Unwanted) } else { Ok(()) }
     }
 }
 

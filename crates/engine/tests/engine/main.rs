@@ -6,6 +6,7 @@
 mod check;
 mod common;
 mod crash;
+mod faulty;
 mod fixture;
 mod full;
 mod history;

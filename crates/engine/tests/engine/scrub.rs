@@ -5,7 +5,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use stemedb_engine::{Error, Group};
+use stemedb_engine::{Error, Group, Store, copy as copy_group, scrub_rest};
 use stemedb_machine::shard::View;
 use stemedb_machine::shard::suite::{Run, key};
 use stemedb_types::GroupId;
@@ -110,4 +110,48 @@ fn a_truncated_and_a_missing_file_are_found() {
     fs::remove_file(&table).unwrap();
     let missing = group.scrub(&mut |bytes| on(&bytes)).unwrap_err().to_string();
     assert!(missing.ends_with("it is not there"), "{missing}");
+}
+
+#[test]
+fn what_no_open_group_holds_is_scrubbed_as_well() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    let mut run = Run::new(Counted::over(Group::open(store.clone(), GroupId(1)).unwrap()));
+    file_of_rows(&mut run, 0);
+    let receiver = Group::open(store.clone(), GroupId(2)).unwrap();
+    let standing = tables(dir.path());
+    let received = copy_group(&run.replica.group, &receiver, 1).unwrap().install().unwrap();
+    drop(receiver);
+    let groups = [run.replica.group.clone(), received];
+    let rest =
+        |groups: &[Group]| scrub_rest(store.as_ref(), groups.to_vec(), &mut |bytes| on(&bytes));
+    assert!(rest(&groups).unwrap() > 0, "the pointer");
+    // The pointer has come last, in a file of its own.
+    let pointer = tables(dir.path()).pop().unwrap();
+    assert!(!standing.contains(&pointer));
+    flip(&pointer, 8 * 12);
+    for group in &groups {
+        group.scrub(&mut |bytes| on(&bytes)).unwrap();
+    }
+    let found = rest(&groups).unwrap_err();
+    assert!(matches!(found, Error::Corrupt { what: "a table file", .. }), "{found:?}");
+    flip(&pointer, 8 * 12);
+    rest(&groups).unwrap();
+    // Rows of a group that nobody has open.
+    flip(&standing[0], 8 * 100);
+    rest(&groups).unwrap();
+    let found = rest(&groups[1..]).unwrap_err();
+    assert!(matches!(found, Error::Corrupt { what: "a table file", .. }), "{found:?}");
+    flip(&standing[0], 8 * 100);
+    // Rows of a generation that nothing points to.
+    let file = store.staging().unwrap().join("file");
+    let name = [&2u32.to_be_bytes()[..], &9u32.to_be_bytes(), &[1]].concat();
+    store.write_file(&file, &mut |put| put(&name, b"mark")).unwrap();
+    store.take_in(&[file]).unwrap();
+    rest(&groups).unwrap();
+    flip(&tables(dir.path()).pop().unwrap(), 8 * 2);
+    for group in &groups {
+        group.scrub(&mut |bytes| on(&bytes)).unwrap();
+    }
+    assert!(rest(&groups).is_err());
 }

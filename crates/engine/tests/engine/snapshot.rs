@@ -569,6 +569,32 @@ fn a_kill_at_any_step_leaves_the_old_state_or_the_new_one_whole_and_nothing_besi
 }
 
 #[test]
+fn a_view_that_waits_for_its_turn_ends_at_once_when_it_is_closed() {
+    let dir = TempDir::new().unwrap();
+    let sent = sender(dir.path(), 1).replica.group;
+    // A piece an hour.
+    let terms = Terms { bytes_per_second: 50, ..terms() };
+    let outgoing = Arc::new(Outgoing::begin(&sent, 1, terms).unwrap());
+    let (gives, given) = mpsc::channel();
+    let sink = Box::new(move |piece: Result<Bytes, Error>| {
+        let _ = gives.send(piece.unwrap().len());
+        ControlFlow::Continue(())
+    });
+    outgoing.send(1, 0, sink).unwrap();
+    // The head has its second; the piece behind it has come, and now there is a turn to wait for.
+    assert_eq!(given.recv_timeout(Duration::from_secs(60)), Ok(HEAD_BYTES));
+    assert!(given.recv_timeout(Duration::from_secs(60)).is_ok());
+    let (tells, closed) = mpsc::channel();
+    let closing = outgoing.clone();
+    std::thread::spawn(move || {
+        closing.close();
+        let _ = tells.send(());
+    });
+    assert_eq!(closed.recv_timeout(Duration::from_secs(30)), Ok(()));
+    assert!(!outgoing.is_kept());
+}
+
+#[test]
 fn what_a_replaced_generation_held_is_given_back() {
     let [here, there] = [(); 2].map(|()| TempDir::new().unwrap());
     let mut received = sender(there.path(), 2);

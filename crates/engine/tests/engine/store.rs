@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use stemedb_engine::{Error, RocksStore};
+use stemedb_engine::check::check;
+use stemedb_engine::{Error, RocksStore, Store};
 use tempfile::TempDir;
 
 use crate::common::{budget, open};
@@ -72,4 +73,46 @@ fn a_directory_of_a_newer_format_is_refused_with_both_and_not_touched() {
     fs::remove_file(dir.path().join("FORMAT")).unwrap();
     drop(open(dir.path()));
     assert_eq!(fs::read_to_string(dir.path().join("FORMAT")).unwrap(), "stemedb-store 2\n");
+}
+
+#[test]
+fn a_store_without_its_rocksdb_is_one_that_lost_it_and_not_a_new_one() {
+    let dir = TempDir::new().unwrap();
+    let (rocks, staging) = (dir.path().join("rocks"), dir.path().join("staging"));
+    drop(open(dir.path()));
+    assert_eq!(fs::read_to_string(dir.path().join("OPENED")).unwrap(), "stemedb-opened 1\n");
+    let gone = |how: &str| {
+        let gone = refused(dir.path());
+        let what = matches!(&gone, Error::Corrupt { what: "the folder `rocks`", .. });
+        assert!(what, "{how}: {gone:?}");
+        let report = check(dir.path(), &mut |_, _| {}).unwrap();
+        assert_eq!(report.faults.len(), 1, "{how}: {report:?}");
+    };
+    fs::remove_dir_all(&rocks).unwrap();
+    gone("no folder");
+    assert!(!rocks.exists(), "nothing was made in its place");
+    fs::create_dir(&rocks).unwrap();
+    gone("an empty folder");
+    // Of a build that did not write it down: what it made behind RocksDB says the same.
+    fs::remove_file(dir.path().join("OPENED")).unwrap();
+    gone("no marker");
+    // A start that came no further than the format is one of a new store.
+    fs::remove_dir(&staging).unwrap();
+    fs::remove_dir(&rocks).unwrap();
+    assert_eq!(check(dir.path(), &mut |_, _| {}).unwrap().faults, []);
+    drop(open(dir.path()));
+    assert!(rocks.join("CURRENT").exists());
+    // The format goes with the marker, too.
+    fs::remove_file(dir.path().join("FORMAT")).unwrap();
+    fs::remove_dir_all(&rocks).unwrap();
+    assert!(matches!(refused(dir.path()), Error::Corrupt { what: "FORMAT", .. }));
+}
+
+#[test]
+fn a_store_whose_rocksdb_goes_while_it_is_open_is_not_opened_again_as_a_new_one() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    fs::remove_dir_all(dir.path().join("rocks")).unwrap();
+    let gone = store.reopen().unwrap_err();
+    assert!(matches!(&gone, Error::Corrupt { what: "the folder `rocks`", .. }), "{gone:?}");
 }

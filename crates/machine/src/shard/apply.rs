@@ -16,9 +16,10 @@ use crate::{Error, Outcome};
 ///
 /// The same command on the same state gives the same outcome on every replica. An outcome without
 /// changes took no revision. The work is bounded by the command: a look-up or three for each key or
-/// statement it names, no scan.
+/// statement it names, no scan. What else a floor lets go of, each replica does in portions of its own.
 pub fn apply(view: &impl View, command: &Command) -> Result<Outcome<Change, Answer>, Error> {
-    let mut bucket = match view.bucket(command.project, &command.bucket)? {
+    let known = view.bucket(command.project, &command.bucket)?;
+    let mut bucket = match known {
         Some(state) => state,
         None => BucketState {
             number: view.next_bucket()?,
@@ -35,6 +36,9 @@ pub fn apply(view: &impl View, command: &Command) -> Result<Outcome<Change, Answ
         Write::Compact { to } => return Ok(compact(command, bucket, *to)),
     };
     if !outcome.changes.is_empty() {
+        if known.is_none() {
+            outcome.changes.push(next_bucket(bucket.number)?);
+        }
         bucket.revision = bucket.revision.next();
         outcome.changes.push(Change::Bucket {
             project: command.project,
@@ -45,9 +49,17 @@ pub fn apply(view: &impl View, command: &Command) -> Result<Outcome<Change, Answ
     Ok(outcome)
 }
 
-/// Most revisions by which one [`Write::Compact`] moves a floor: bounds what a replica does for one
-/// entry. Part of what the command means: it can't change once a log holds one.
-pub const COMPACT_REVISIONS_MAX: u64 = 4096;
+fn next_bucket(used: BucketNumber) -> Result<Change, Error> {
+    let next = used.0.checked_add(1).ok_or_else(|| {
+        Error::Contradiction("every number that a bucket can have is used up".to_owned())
+    })?;
+    Ok(Change::NextBucket { number: BucketNumber(next) })
+}
+
+/// Most revisions by which one [`Write::Compact`] moves a floor: so small that what goes with them
+/// is no more than a replica does for one entry. Part of what the command means: it can't change
+/// once a log holds one.
+pub const COMPACT_REVISIONS_MAX: u64 = 256;
 
 fn compact(command: &Command, bucket: BucketState, to: Revision) -> Outcome<Change, Answer> {
     let reach = bucket.compacted.0.saturating_add(COMPACT_REVISIONS_MAX);

@@ -11,6 +11,11 @@ use super::view::{Attestation, BucketNumber, BucketState, ClaimKey, Expiry, Head
 /// One change to the state of a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
+    /// A number was used up by a new bucket.
+    NextBucket {
+        /// What the next new one gets.
+        number: BucketNumber,
+    },
     /// A bucket's state, new or moved on.
     Bucket {
         /// Whose bucket.

@@ -57,8 +57,11 @@ pub use apply::{COMPACT_REVISIONS_MAX, apply};
 pub use change::{Change, TouchKind, Touched};
 pub use command::{AssertItem, Command, Condition, Write};
 pub use overlay::Overlay;
-pub use read::{ClaimAnswer, Cursor, Pattern, Read, ReadAnswer, ScanRow, TextMatch, read};
+pub use read::{
+    ClaimAnswer, Cursor, Pattern, Read, ReadAnswer, SCAN_BYTES_MAX, SCAN_ROWS_MAX, ScanRow,
+    TextMatch, read,
+};
 pub use view::{
     Attestation, BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Due,
-    Expiry, Head, KeyRange, KeyRow, Version, View,
+    Expiry, Head, KeyRange, KeyRow, KeyWalk, PassedKey, Version, View,
 };

@@ -14,8 +14,8 @@ use stemedb_types::{BucketName, Key, ProjectId, Revision};
 
 use super::change::Change;
 use super::view::{
-    BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Due, Head, KeyRange,
-    KeyRow, Version, View,
+    BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Due, Head, KeyWalk,
+    PassedKey, Version, View,
 };
 use crate::Error;
 
@@ -46,9 +46,8 @@ impl<'v, V: View> Overlay<'v, V> {
     pub fn absorb(&mut self, changes: &[Change]) {
         for change in changes {
             match change {
+                Change::NextBucket { number } => self.next_bucket = Some(*number),
                 Change::Bucket { project, name, state } => {
-                    let next = BucketNumber(state.number.0 + 1);
-                    self.next_bucket = self.next_bucket.max(Some(next));
                     self.buckets.insert((*project, name.clone()), *state);
                 }
                 Change::Floor { project, name, state } => {
@@ -81,7 +80,7 @@ impl<V: View> View for Overlay<'_, V> {
     }
 
     fn next_bucket(&self) -> Result<BucketNumber, Error> {
-        Ok(self.below.next_bucket()?.max(self.next_bucket.unwrap_or(BucketNumber(0))))
+        self.next_bucket.map_or_else(|| self.below.next_bucket(), Ok)
     }
 
     fn head(&self, bucket: BucketNumber, key: &Key) -> Result<Option<Head>, Error> {
@@ -115,13 +114,11 @@ impl<V: View> View for Overlay<'_, V> {
         Err(Error::Contradiction(SCANNED.to_owned()))
     }
 
-    fn scan_keys(
+    fn walk_keys(
         &self,
         _bucket: BucketNumber,
-        _range: &KeyRange,
-        _as_of: Revision,
-        _reverse: bool,
-        _visit: &mut dyn FnMut(KeyRow) -> ControlFlow<()>,
+        _walk: &KeyWalk,
+        _visit: &mut dyn FnMut(PassedKey) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         Err(Error::Contradiction(SCANNED.to_owned()))
     }

@@ -2,10 +2,14 @@
 //!
 //! A query walks the index that its pattern narrows most. The claims of one
 //! (subject, predicate), a pair, stand together in every index, so a page is a run of
-//! whole pairs, and its cursor names the last pair looked at. Work and memory
-//! of a page are bounded by the claims it looks at, with one exception: a pair is never
-//! split, and a lens that answers with every claim needs all of them at
-//! once. For `latest` the losers are dropped on the way.
+//! whole pairs, and its cursor names the last pair looked at. For `latest` the losers are
+//! dropped on the way.
+//!
+//! Work and memory of a page are bounded by the claims it looks at. So a pair that is too large for
+//! one page goes over several: its cursor names the last claim looked at and, for `latest`, the
+//! best so far, which is answered on the page where the pair ends. `all` answers on each page with
+//! the claims that it looked at, best first among them. The rest of a pair that does not match is passed
+//! over.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -19,8 +23,11 @@ use super::view::{Attestation, BucketNumber, ClaimKey, ClaimOrder, ClaimRow, Cla
 use crate::Error;
 
 /// Most claims a query looks at for one page: what it costs is bounded even if nothing matches.
-/// The page then ends early, at the end of a pair, with a cursor.
+/// The page then ends early, at the end of a pair, with a cursor; after as many again in a pair that
+/// has no end. A pair of no more claims than this is never split.
 pub(super) const CLAIMS_VISITED_MAX: usize = 20_000;
+/// The same for their bytes.
+pub(super) const VISITED_BYTES_MAX: usize = 2 * PAGE_BYTES_MAX;
 
 /// So many claims of a pair are gathered before `latest` drops the losers among them.
 const CLAIMS_HELD_MAX: usize = 64;
@@ -34,16 +41,35 @@ pub(super) struct Query<'q> {
     pub(super) now_ms: u64,
 }
 
+/// Where the page before ended.
+pub(super) enum Begin {
+    /// There was none.
+    First,
+    /// With this pair.
+    Behind(String, String),
+    /// In the middle of this one.
+    Within { subject: String, predicate: String, last: StatementId, best: Option<StatementId> },
+}
+
 impl Query<'_> {
-    /// One page, behind the pair the page before ended with.
+    /// One page, behind where the page before ended.
     pub(super) fn page(
         &self,
         view: &impl View,
         bucket: BucketNumber,
-        after: Option<(String, String)>,
+        begin: Begin,
     ) -> Result<ReadAnswer, Error> {
-        let (order, start) = self.plan(after);
         let mut page = Page::begin(self);
+        let (after, after_id) = match begin {
+            Begin::First => (None, None),
+            Begin::Behind(subject, predicate) => (Some((subject, predicate)), None),
+            Begin::Within { subject, predicate, last, best } => {
+                page.resume(view, bucket, (&subject, &predicate), best)?;
+                (Some((subject, predicate)), Some(last))
+            }
+        };
+        let (order, start) = self.plan();
+        let start = ClaimStart { after, after_id, ..start };
         let mut fault = None;
         view.scan_claims(bucket, &order, &start, &mut |row| {
             page.take(row).unwrap_or_else(|error| {
@@ -55,9 +81,9 @@ impl Query<'_> {
     }
 
     /// Which index to walk: the one whose first term the pattern narrows most.
-    fn plan(&self, after: Option<(String, String)>) -> (ClaimOrder, ClaimStart) {
+    fn plan(&self) -> (ClaimOrder, ClaimStart) {
         let Pattern { subject, predicate, agent } = self.pattern;
-        let (order, start) = match (subject, predicate, agent) {
+        match (subject, predicate, agent) {
             (TextMatch::Exact(_), _, _) => (ClaimOrder::Subject, subject.start()),
             (_, _, Some(agent)) => (ClaimOrder::Agent(agent.clone()), subject.start()),
             (TextMatch::Prefix(_), TextMatch::Any | TextMatch::Prefix(_), None) => {
@@ -67,8 +93,7 @@ impl Query<'_> {
                 (ClaimOrder::Predicate, predicate.start())
             }
             (TextMatch::Any, TextMatch::Any, None) => (ClaimOrder::Subject, subject.start()),
-        };
-        (order, ClaimStart { after, ..start })
+        }
     }
 
     fn wants(&self, key: &ClaimKey) -> bool {
@@ -89,10 +114,11 @@ struct Page<'q> {
     pairs: usize,
     bytes: usize,
     visited: usize,
+    visited_bytes: usize,
     /// The pair whose claims are going by.
     open: Option<Pair<'q>>,
-    /// The pair the page ends with, if there is more behind it.
-    ended: Option<Pair<'q>>,
+    /// Where the page ends, if there may be more behind it.
+    ended: Option<Cursor>,
 }
 
 impl<'q> Page<'q> {
@@ -104,19 +130,42 @@ impl<'q> Page<'q> {
             pairs: 0,
             bytes: 0,
             visited: 0,
+            visited_bytes: 0,
             open: None,
             ended: None,
         }
     }
 
-    /// Takes the next claim, or breaks off before it: the page is full.
+    /// Goes on with a pair that the page before did not come to the end of.
+    fn resume(
+        &mut self,
+        view: &impl View,
+        bucket: BucketNumber,
+        (subject, predicate): (&str, &str),
+        best: Option<StatementId>,
+    ) -> Result<(), Error> {
+        let (subject, predicate) = (subject.to_owned(), predicate.to_owned());
+        let mut key = ClaimKey { subject, predicate, id: StatementId([0; 32]) };
+        let mut pair = Pair::begin(self.query, &key);
+        if let Some(best) = best {
+            key.id = best;
+            if let Some(row) = view.claim(bucket, &key)? {
+                pair.take(row)?;
+            }
+        }
+        self.open = Some(pair);
+        Ok(())
+    }
+
+    /// Takes the next claim, or breaks off: before it if the page is full, behind it if there is no
+    /// end to its pair.
     fn take(&mut self, row: ClaimRow) -> Result<ControlFlow<()>, Error> {
-        let pair = match self.open.take() {
+        let mut pair = match self.open.take() {
             Some(pair) if pair.holds(&row.key) => pair,
             Some(pair) => {
                 let ended = self.close(pair);
                 if self.is_full() {
-                    self.ended = Some(ended);
+                    self.ended = Some(ended.behind());
                     return Ok(ControlFlow::Break(()));
                 }
                 Pair::begin(self.query, &row.key)
@@ -124,7 +173,21 @@ impl<'q> Page<'q> {
             None => Pair::begin(self.query, &row.key),
         };
         self.visited += 1;
-        self.open.insert(pair).take(row)?;
+        self.visited_bytes = self.visited_bytes.saturating_add(bytes_of(&row));
+        let last = row.key.id;
+        pair.take(row)?;
+        if !pair.wanted && self.has_looked_enough(1) {
+            self.ended = Some(pair.behind());
+            return Ok(ControlFlow::Break(()));
+        }
+        if self.has_looked_enough(2) {
+            self.ended = Some(pair.within(last));
+            if self.query.lens != Lens::Latest {
+                self.close(pair);
+            }
+            return Ok(ControlFlow::Break(()));
+        }
+        self.open = Some(pair);
         Ok(ControlFlow::Continue(()))
     }
 
@@ -142,7 +205,13 @@ impl<'q> Page<'q> {
             Lens::All => self.answers.len(),
             _ => self.pairs,
         };
-        rows >= self.limit || self.bytes >= PAGE_BYTES_MAX || self.visited >= CLAIMS_VISITED_MAX
+        rows >= self.limit || self.bytes >= PAGE_BYTES_MAX || self.has_looked_enough(1)
+    }
+
+    /// Whether the page has looked at so many times what a page may look at.
+    fn has_looked_enough(&self, times: usize) -> bool {
+        self.visited >= times * CLAIMS_VISITED_MAX
+            || self.visited_bytes >= times * VISITED_BYTES_MAX
     }
 
     fn finish(mut self) -> ReadAnswer {
@@ -150,13 +219,15 @@ impl<'q> Page<'q> {
             self.close(pair);
         }
         let revision = self.query.revision;
-        let cursor = self.ended.map(|pair| Cursor::Claim {
-            as_of: revision,
-            subject: pair.subject,
-            predicate: pair.predicate,
-        });
-        ReadAnswer::Claims { revision, answers: self.answers, cursor }
+        ReadAnswer::Claims { revision, answers: self.answers, cursor: self.ended }
     }
+}
+
+/// About what a claim takes in memory and on its way.
+fn bytes_of(row: &ClaimRow) -> usize {
+    /// A name of the usual length, and two numbers.
+    const ATTESTATION_BYTES: usize = 64;
+    row.statement.len() + row.attestations.len() * ATTESTATION_BYTES
 }
 
 /// The claims of one (subject, predicate) that count. Of a pair that does not match only the
@@ -181,6 +252,25 @@ impl<'q> Pair<'q> {
             claims: Vec::new(),
             answers: Vec::new(),
         }
+    }
+
+    /// A page that ends with this pair.
+    fn behind(&self) -> Cursor {
+        let (subject, predicate) = (self.subject.clone(), self.predicate.clone());
+        Cursor::Claim { as_of: self.query.revision, subject, predicate }
+    }
+
+    /// A page that ends with this claim of this pair.
+    fn within(&mut self, last: StatementId) -> Cursor {
+        let (subject, predicate) = (self.subject.clone(), self.predicate.clone());
+        let best = match self.query.lens {
+            Lens::Latest => {
+                self.resolve();
+                self.answers.first().map(|answer| answer.id)
+            }
+            _ => None,
+        };
+        Cursor::Within { as_of: self.query.revision, subject, predicate, last, best }
     }
 
     fn holds(&self, key: &ClaimKey) -> bool {

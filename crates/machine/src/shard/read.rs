@@ -2,8 +2,13 @@
 //!
 //! A read names a revision or means the newest; a page's cursor carries the revision
 //! of its first page, so that all pages show one state. Reads are pure
-//! functions of the view, like writes: the same question at the same revision gets
-//! the same answer from every replica.
+//! functions of the view, like writes: the same question at the same revision finds
+//! the same on every replica.
+//!
+//! What a page costs is bounded, whatever it finds: a scan that comes by so many rows without
+//! filling its page ends there, with a cursor. How many rows there are to come by is each replica's own affair (history
+//! that nobody can see goes when it suits a replica), and so is where such a page ends; what all pages
+//! show together is not.
 
 use std::ops::ControlFlow;
 
@@ -12,9 +17,16 @@ use stemedb_claims::{AgentId, Lens, StatementId};
 use stemedb_types::limits::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 use stemedb_types::{BucketName, Key, ProjectId, Revision};
 
-use super::query::Query;
-use super::view::{Attestation, BucketNumber, BucketState, ClaimStart, KeyRange, Version, View};
+use super::query::{Begin, Query};
+use super::view::{
+    Attestation, BucketNumber, BucketState, ClaimStart, KeyRange, KeyWalk, PassedKey, Version, View,
+};
 use crate::Error;
+
+/// Most rows a scan comes by for one page: old versions, deletions, and what it returns.
+pub const SCAN_ROWS_MAX: usize = 20_000;
+/// Most bytes of these rows, before the one that is more.
+pub const SCAN_BYTES_MAX: usize = 4 * PAGE_BYTES_MAX;
 
 /// A question about one bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +60,8 @@ pub enum Read {
         /// How to resolve them.
         lens: Lens,
         /// Most (subject, predicate) pairs for `latest`, most claims for `all`, 1 to
-        /// [`PAGE_ROWS_MAX`]. The claims of one pair are never split, so `all` may go over.
+        /// [`PAGE_ROWS_MAX`]. The claims of one pair are not split for it, so `all` may go over;
+        /// only a pair of more claims than a page may look at goes over several pages.
         limit: usize,
         /// As of this revision; `None`: now, or the cursor's.
         as_of: Option<Revision>,
@@ -103,11 +116,11 @@ impl TextMatch {
             TextMatch::Prefix(prefix) => (prefix.clone(), false),
             TextMatch::Exact(exact) => (exact.clone(), true),
         };
-        ClaimStart { first_prefix, first_exact, after: None }
+        ClaimStart { first_prefix, first_exact, after: None, after_id: None }
     }
 }
 
-/// Where a page ended: the revision all its pages show, and the last thing on it.
+/// Where a page ended: the revision all its pages show, and the last thing it came by.
 ///
 /// A cursor of the other kind than the read pins the revision and nothing else: the page is a
 /// first one. Whoever takes cursors from outside refuses that.
@@ -117,10 +130,10 @@ pub enum Cursor {
     Key {
         /// The revision of the pages.
         as_of: Revision,
-        /// The last key of the page.
+        /// The last key of the page, or one behind it that is not there.
         last: Bytes,
     },
-    /// Of a query.
+    /// Of a query, behind a pair.
     Claim {
         /// The revision of the pages.
         as_of: Revision,
@@ -129,6 +142,30 @@ pub enum Cursor {
         /// The predicate of the last pair looked at.
         predicate: String,
     },
+    /// Of a query, in the middle of a pair that is too large for a page.
+    Within {
+        /// The revision of the pages.
+        as_of: Revision,
+        /// The pair's subject.
+        subject: String,
+        /// The pair's predicate.
+        predicate: String,
+        /// The last claim of it that was looked at.
+        last: StatementId,
+        /// The claim that `latest` would have answered with, were there no more.
+        best: Option<StatementId>,
+    },
+}
+
+impl Cursor {
+    /// The revision that all pages show.
+    pub fn as_of(&self) -> Revision {
+        match self {
+            Cursor::Key { as_of, .. }
+            | Cursor::Claim { as_of, .. }
+            | Cursor::Within { as_of, .. } => *as_of,
+        }
+    }
 }
 
 /// What a read found.
@@ -145,18 +182,18 @@ pub enum ReadAnswer {
     Page {
         /// The revision that was read at.
         revision: Revision,
-        /// In the order asked for.
+        /// In the order asked for; perhaps fewer than there was room for, or none.
         rows: Vec<ScanRow>,
-        /// Where to go on, if there is more.
+        /// Where to go on; `None`: this was the last page. With one, the next may be empty.
         cursor: Option<Cursor>,
     },
     /// A page of claims.
     Claims {
         /// The revision that was read at.
         revision: Revision,
-        /// The answers; those of one (subject, predicate) stand together, best first.
+        /// The answers; those of one (subject, predicate) stand together, best first. Perhaps none.
         answers: Vec<ClaimAnswer>,
-        /// Where to go on, if there may be more.
+        /// Where to go on; `None`: this was the last page. With one, the next may be empty.
         cursor: Option<Cursor>,
     },
     /// The revision asked for is gone, or not there yet.
@@ -193,8 +230,8 @@ pub fn read(
     bucket: &BucketName,
     read: &Read,
 ) -> Result<ReadAnswer, Error> {
+    let Some(mut state) = view.bucket(project, bucket)? else { return Ok(empty(read)) };
     loop {
-        let Some(state) = view.bucket(project, bucket)? else { return Ok(empty(read)) };
         let revision = match pinned(read) {
             None => state.revision,
             Some(asked) if asked > state.revision || asked < state.compacted => {
@@ -203,11 +240,22 @@ pub fn read(
             Some(asked) => asked,
         };
         let answer = read_at(view, &state, revision, read)?;
-        // The floor may have passed by while rows were looked up one after another. Each such round
-        // needs a floor that went up meanwhile, so there are few.
         if view.trimmed(state.number)? <= revision {
             return Ok(answer);
         }
+        // A floor is about to pass by, or has while rows were looked up one after another. What goes
+        // with it goes when the bucket's row moves and not before: as long as that row does not show
+        // it, nothing was missed.
+        let Some(now) = view.bucket(project, bucket)? else { return Ok(empty(read)) };
+        if now.compacted <= revision {
+            return Ok(answer);
+        }
+        // Each further round has seen the floor go up meanwhile.
+        if now == state {
+            let cause = format!("a floor at {}, above the newest revision", now.compacted);
+            return Err(Error::Contradiction(cause));
+        }
+        state = now;
     }
 }
 
@@ -229,17 +277,23 @@ fn read_at(
                 Some(Cursor::Key { last, .. }) => behind(range, last, *reverse),
                 _ => range.clone(),
             };
-            scan(view, state.number, revision, &range, *reverse, *keys_only, *limit)
+            let (reverse, keys_only) = (*reverse, *keys_only);
+            let walk = KeyWalk { range, as_of: revision, reverse, keys_only };
+            scan(view, state.number, &walk, *limit)
         }
         Read::Query { pattern, lens, limit, cursor, now_ms, .. } => {
-            let after = match cursor {
+            let begin = match cursor {
                 Some(Cursor::Claim { subject, predicate, .. }) => {
-                    Some((subject.clone(), predicate.clone()))
+                    Begin::Behind(subject.clone(), predicate.clone())
                 }
-                _ => None,
+                Some(Cursor::Within { subject, predicate, last, best, .. }) => {
+                    let (subject, predicate) = (subject.clone(), predicate.clone());
+                    Begin::Within { subject, predicate, last: *last, best: *best }
+                }
+                Some(Cursor::Key { .. }) | None => Begin::First,
             };
             let query = Query { pattern, lens: *lens, limit: *limit, revision, now_ms: *now_ms };
-            query.page(view, state.number, after)
+            query.page(view, state.number, begin)
         }
         Read::Claim { id } => claim(view, state, *id),
     }
@@ -263,10 +317,9 @@ fn empty(read: &Read) -> ReadAnswer {
 fn pinned(read: &Read) -> Option<Revision> {
     match read {
         Read::Get { as_of, .. } => *as_of,
-        Read::Scan { as_of, cursor, .. } | Read::Query { as_of, cursor, .. } => match cursor {
-            Some(Cursor::Key { as_of, .. } | Cursor::Claim { as_of, .. }) => Some(*as_of),
-            None => *as_of,
-        },
+        Read::Scan { as_of, cursor, .. } | Read::Query { as_of, cursor, .. } => {
+            cursor.as_ref().map(Cursor::as_of).or(*as_of)
+        }
         Read::Claim { .. } => None,
     }
 }
@@ -284,32 +337,52 @@ fn behind(range: &KeyRange, last: &[u8], reverse: bool) -> KeyRange {
 fn scan(
     view: &impl View,
     bucket: BucketNumber,
-    revision: Revision,
-    range: &KeyRange,
-    reverse: bool,
-    keys_only: bool,
+    walk: &KeyWalk,
     limit: usize,
 ) -> Result<ReadAnswer, Error> {
-    let limit = limit.clamp(1, PAGE_ROWS_MAX);
-    let mut rows: Vec<ScanRow> = Vec::new();
-    let mut bytes = 0;
-    let mut more = false;
-    view.scan_keys(bucket, range, revision, reverse, &mut |row| {
-        if rows.len() == limit || bytes >= PAGE_BYTES_MAX {
-            more = true;
+    let mut page = Page { limit: limit.clamp(1, PAGE_ROWS_MAX), ..Page::default() };
+    view.walk_keys(bucket, walk, &mut |passed| page.pass(passed))?;
+    let cursor = page.ended.map(|last| Cursor::Key { as_of: walk.as_of, last });
+    Ok(ReadAnswer::Page { revision: walk.as_of, rows: page.rows, cursor })
+}
+
+/// One page of keys while it is put together.
+#[derive(Default)]
+struct Page {
+    limit: usize,
+    rows: Vec<ScanRow>,
+    /// Of the rows on the page.
+    bytes: usize,
+    /// What the walk came by.
+    passed_rows: usize,
+    passed_bytes: usize,
+    /// The key it ends with, if there may be more behind.
+    ended: Option<Bytes>,
+}
+
+impl Page {
+    /// Takes the next key, or breaks off: before it if the page is full, behind it if it has cost
+    /// enough. A page that ends early always has a key behind it, so the pages come to an end.
+    fn pass(&mut self, passed: PassedKey) -> ControlFlow<()> {
+        let PassedKey { key, version, rows, bytes } = passed;
+        let full = self.rows.len() == self.limit || self.bytes >= PAGE_BYTES_MAX;
+        if full && version.is_some() {
+            self.ended = self.rows.last().map(|row| row.key.as_bytes().clone());
             return ControlFlow::Break(());
         }
-        let mut version = row.version;
-        if keys_only {
-            version.value = Bytes::new();
+        let last = key.as_bytes().clone();
+        if let Some(version) = version {
+            self.bytes += last.len() + version.value.len();
+            self.rows.push(ScanRow { key, version });
         }
-        bytes += row.key.as_bytes().len() + version.value.len();
-        rows.push(ScanRow { key: row.key, version });
-        ControlFlow::Continue(())
-    })?;
-    let last = rows.last().filter(|_| more);
-    let cursor = last.map(|row| Cursor::Key { as_of: revision, last: row.key.as_bytes().clone() });
-    Ok(ReadAnswer::Page { revision, rows, cursor })
+        self.passed_rows = self.passed_rows.saturating_add(rows);
+        self.passed_bytes = self.passed_bytes.saturating_add(bytes);
+        if self.passed_rows < SCAN_ROWS_MAX && self.passed_bytes < SCAN_BYTES_MAX {
+            return ControlFlow::Continue(());
+        }
+        self.ended = Some(last);
+        ControlFlow::Break(())
+    }
 }
 
 fn claim(view: &impl View, state: &BucketState, id: StatementId) -> Result<ReadAnswer, Error> {

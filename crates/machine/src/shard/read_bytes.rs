@@ -141,6 +141,14 @@ impl Cursor {
                 out.text(subject);
                 out.text(predicate);
             }
+            Cursor::Within { as_of, subject, predicate, last, best } => {
+                out.u8(3);
+                out.varint(as_of.0);
+                out.text(subject);
+                out.text(predicate);
+                out.raw(&last.0);
+                out.option(*best, |out, best| out.raw(&best.0));
+            }
         }
     }
 
@@ -156,6 +164,13 @@ impl Cursor {
                 as_of: Revision(from.varint()?),
                 subject: from.text("a subject")?.to_owned(),
                 predicate: from.text("a predicate")?.to_owned(),
+            },
+            3 => Cursor::Within {
+                as_of: Revision(from.varint()?),
+                subject: from.text("a subject")?.to_owned(),
+                predicate: from.text("a predicate")?.to_owned(),
+                last: decode_id(from)?,
+                best: from.option(decode_id)?,
             },
             got => return Err(DecodeError::Value { what: "a cursor", got: got.into() }),
         })

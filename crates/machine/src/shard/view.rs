@@ -14,7 +14,7 @@ use stemedb_types::{BucketName, Key, ProjectId, Revision};
 use crate::Error;
 
 /// A bucket inside its group: counted up, never used twice in the group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BucketNumber(pub u32);
 
 /// What is known of a bucket as a whole.
@@ -125,6 +125,32 @@ fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     None
 }
 
+/// A walk over keys, as they stand at a revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyWalk {
+    /// Which keys.
+    pub range: KeyRange,
+    /// As of this revision.
+    pub as_of: Revision,
+    /// From the last to the first.
+    pub reverse: bool,
+    /// Without values: [`Version::value`] is empty.
+    pub keys_only: bool,
+}
+
+/// A key that a walk has behind it, whether it is there at the revision or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassedKey {
+    /// The key.
+    pub key: Key,
+    /// Its version; `None` if the key is gone, or not there yet. Never a deletion.
+    pub version: Option<Version>,
+    /// How many stored rows the walk came by since the key before.
+    pub rows: usize,
+    /// How many bytes these have, values included.
+    pub bytes: usize,
+}
+
 /// A key and the version of it that a scan sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRow {
@@ -187,6 +213,8 @@ pub struct ClaimStart {
     pub first_exact: bool,
     /// Begin behind every claim of this (subject, predicate).
     pub after: Option<(String, String)>,
+    /// Of the claims of `after`, leave out only those up to and with this one.
+    pub after_id: Option<StatementId>,
 }
 
 /// The state of one group, as its machine sees it.
@@ -220,7 +248,18 @@ pub trait View {
     /// The keys whose expiry is at or before a time, the earliest first, at most `limit` of them.
     fn due(&self, until_ms: u64, limit: usize) -> Result<Vec<Due>, Error>;
 
-    /// Visits the keys of a range that are there at a revision, in key order or against it.
+    /// Visits every key of a range that has a version, in key order or against it, and tells what
+    /// each took; with nothing there behind it, the last may be left out. What is done between two
+    /// visits is bounded, however many versions a key has and however many keys are gone.
+    fn walk_keys(
+        &self,
+        bucket: BucketNumber,
+        walk: &KeyWalk,
+        visit: &mut dyn FnMut(PassedKey) -> ControlFlow<()>,
+    ) -> Result<(), Error>;
+
+    /// Visits the keys of a range that are there at a revision, in key order or against it, however
+    /// much there is to pass by.
     fn scan_keys(
         &self,
         bucket: BucketNumber,
@@ -228,7 +267,13 @@ pub trait View {
         as_of: Revision,
         reverse: bool,
         visit: &mut dyn FnMut(KeyRow) -> ControlFlow<()>,
-    ) -> Result<(), Error>;
+    ) -> Result<(), Error> {
+        let walk = KeyWalk { range: range.clone(), as_of, reverse, keys_only: false };
+        self.walk_keys(bucket, &walk, &mut |PassedKey { key, version, .. }| match version {
+            Some(version) => visit(KeyRow { key, version }),
+            None => ControlFlow::Continue(()),
+        })
+    }
 
     /// Where the statement of this id stands.
     fn claim_key(&self, bucket: BucketNumber, id: StatementId) -> Result<Option<ClaimKey>, Error>;

@@ -1,13 +1,16 @@
 //! Statements and attestations; queries.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use stemedb_claims::{Lens, Statement, StatementId};
 use stemedb_types::Revision;
 
 use super::{Replica, Run, agent, item, statement, statement_from};
 use crate::shard::AssertStatus::{self, Created, Known};
-use crate::shard::{Answer, ClaimAnswer, Cursor, Pattern, Read, ReadAnswer, TextMatch};
+use crate::shard::{
+    Answer, ClaimAnswer, ClaimOrder, ClaimStart, Cursor, Pattern, Read, ReadAnswer, TextMatch, View,
+};
 
 fn asserted(revision: u64, items: &[AssertStatus]) -> Answer {
     Answer::Asserted { revision: Revision(revision), items: items.to_vec() }
@@ -298,6 +301,29 @@ pub fn a_claim_is_found_by_its_id<R: Replica>(run: &mut Run<R>) {
     };
     let told: Vec<_> = answers.iter().map(told).collect();
     assert_eq!((revision, told), (Revision(3), vec![told_as("s p 1", &["key:a@2", "key:b@3"])]));
+}
+
+pub fn a_walk_of_claims_begins_behind_the_claim_it_is_told<R: Replica>(run: &mut Run<R>) {
+    grid(run);
+    let view = run.replica.view();
+    let bucket = view.bucket(run.project, &run.bucket).unwrap().unwrap().number;
+    let walk = |order: &ClaimOrder, start: &ClaimStart| {
+        let mut keys = Vec::new();
+        let walked = view.scan_claims(bucket, order, start, &mut |row| {
+            keys.push(row.key);
+            ControlFlow::Continue(())
+        });
+        walked.map(|()| keys).unwrap()
+    };
+    for order in [ClaimOrder::Subject, ClaimOrder::Predicate, ClaimOrder::Agent(agent("a"))] {
+        let all = walk(&order, &ClaimStart::default());
+        assert!(all.len() >= 18, "{order:?}");
+        for (n, key) in all.iter().enumerate() {
+            let after = Some((key.subject.clone(), key.predicate.clone()));
+            let start = ClaimStart { after, after_id: Some(key.id), ..ClaimStart::default() };
+            assert_eq!(walk(&order, &start), all[n + 1..], "{order:?} behind {key:?}");
+        }
+    }
 }
 
 pub fn terms_that_begin_alike_are_not_mistaken_for_one_another<R: Replica>(run: &mut Run<R>) {

@@ -1,12 +1,14 @@
 //! Puts, deletes, conditions; gets and scans.
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 use stemedb_types::Revision;
 use stemedb_types::limits::{PAGE_BYTES_MAX, PAGE_ROWS_MAX, VALUE_BYTES_MAX};
 
 use super::{Replica, Run, all_keys, key};
 use crate::shard::{
-    Answer, Condition, Cursor, Head, KeyRange, Read, ReadAnswer, ScanRow, Version, View,
+    Answer, Condition, Cursor, Head, KeyRange, KeyWalk, Read, ReadAnswer, ScanRow, Version, View,
 };
 
 pub(super) fn put(revision: u64, created: bool) -> Answer {
@@ -309,4 +311,58 @@ pub fn keys_only_leaves_out_values_and_nothing_else<R: Replica>(run: &mut Run<R>
     let row = |name, version| ScanRow { key: key(name), version };
     let wanted = vec![row(b"a", version(1, 3, 2, b"")), row(b"b", version(2, 2, 1, b""))];
     assert_eq!((revision, rows, cursor), (Revision(3), wanted, None));
+}
+
+pub fn a_walk_tells_of_every_key_whether_it_is_there_or_not<R: Replica>(run: &mut Run<R>) {
+    run.put(b"a", b"one");
+    // Before and behind the revision asked for, more versions than are stepped over one by one.
+    (0..50u8).for_each(|n| drop(run.put(b"b", &[n; 100])));
+    run.put(b"gone", b"here");
+    run.delete(b"gone");
+    let as_of = Revision(40);
+    let later = Revision(53);
+    let view = run.replica.view();
+    let bucket = view.bucket(run.project, &run.bucket).unwrap().unwrap().number;
+    for reverse in [false, true] {
+        for keys_only in [false, true] {
+            let told = |as_of| {
+                let walk = KeyWalk { range: all_keys(), as_of, reverse, keys_only };
+                let mut told = Vec::new();
+                view.walk_keys(bucket, &walk, &mut |passed| {
+                    assert!(passed.rows > 0 && passed.rows < 60, "{passed:?}");
+                    told.push((passed.key, passed.version));
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
+                told
+            };
+            let of = |revision, number, value: &[u8]| {
+                let value = if keys_only { &[] } else { value };
+                let created = if number == 1 { revision } else { 2 };
+                Some(version(created, revision, number, value))
+            };
+            let in_order = |mut wanted: Vec<_>| {
+                if reverse {
+                    wanted.reverse();
+                }
+                wanted
+            };
+            let wanted = [
+                (key(b"a"), of(1, 1, b"one")),
+                (key(b"b"), of(40, 39, &[38; 100])),
+                // Not there yet.
+                (key(b"gone"), None),
+            ];
+            // The last key of a walk in order is told of only if there is something to tell.
+            let found: Vec<_> = told(as_of);
+            let known = in_order(wanted.to_vec());
+            assert!(found == known || !reverse && found == known[..2], "{found:?}");
+            let wanted = [
+                (key(b"a"), of(1, 1, b"one")),
+                (key(b"b"), of(51, 50, &[49; 100])),
+                (key(b"gone"), None),
+            ];
+            assert_eq!(told(later), in_order(wanted.to_vec()));
+        }
+    }
 }

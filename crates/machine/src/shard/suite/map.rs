@@ -11,12 +11,13 @@ use super::Replica;
 use crate::Error;
 use crate::shard::{
     Attestation, BucketNumber, BucketState, Change, ClaimKey, ClaimOrder, ClaimRow, ClaimStart,
-    Due, Head, KeyRange, KeyRow, Touched, Version, View,
+    Due, Head, KeyWalk, PassedKey, Touched, Version, View,
 };
 
 /// The state of a shard, whole and in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MapView {
+    pub next_bucket: BucketNumber,
     pub buckets: BTreeMap<(ProjectId, BucketName), BucketState>,
     pub versions: BTreeMap<(BucketNumber, Key), BTreeMap<Revision, Version>>,
     pub claims: BTreeMap<(BucketNumber, ClaimKey), Bytes>,
@@ -32,6 +33,7 @@ impl Replica for MapView {
     fn write(&mut self, changes: &[Change]) {
         for change in changes.iter().cloned() {
             match change {
+                Change::NextBucket { number } => self.next_bucket = number,
                 Change::Bucket { project, name, state } => {
                     self.buckets.insert((project, name), state);
                 }
@@ -98,8 +100,7 @@ impl View for MapView {
     }
 
     fn next_bucket(&self) -> Result<BucketNumber, Error> {
-        let newest = self.buckets.values().map(|state| state.number.0 + 1).max();
-        Ok(BucketNumber(newest.unwrap_or(0)))
+        Ok(self.next_bucket)
     }
 
     fn head(&self, bucket: BucketNumber, key: &Key) -> Result<Option<Head>, Error> {
@@ -134,27 +135,29 @@ impl View for MapView {
         Ok(due.take(limit).collect())
     }
 
-    fn scan_keys(
+    fn walk_keys(
         &self,
         bucket: BucketNumber,
-        range: &KeyRange,
-        as_of: Revision,
-        reverse: bool,
-        visit: &mut dyn FnMut(KeyRow) -> ControlFlow<()>,
+        walk: &KeyWalk,
+        visit: &mut dyn FnMut(PassedKey) -> ControlFlow<()>,
     ) -> Result<(), Error> {
+        let KeyWalk { range, as_of, reverse, keys_only } = walk;
         let inside = |key: &Key| {
             let key = key.as_bytes();
             *key >= range.start && range.end.as_ref().is_none_or(|end| key < end)
         };
         let mut keys: Vec<&Key> =
             self.versions.keys().filter(|(b, k)| *b == bucket && inside(k)).map(|n| &n.1).collect();
-        if reverse {
+        if *reverse {
             keys.reverse();
         }
         for key in keys {
-            let version = self.version(bucket, key, as_of)?.filter(|v| !v.head.deleted);
-            let row = version.map(|version| KeyRow { key: key.clone(), version });
-            if row.is_some_and(|row| visit(row).is_break()) {
+            let mut version = self.version(bucket, key, *as_of)?.filter(|v| !v.head.deleted);
+            let bytes = version.as_ref().map_or(0, |version| version.value.len());
+            if let Some(version) = version.as_mut().filter(|_| *keys_only) {
+                version.value = Bytes::new();
+            }
+            if visit(PassedKey { key: key.clone(), version, rows: 1, bytes }).is_break() {
                 return Ok(());
             }
         }
@@ -206,7 +209,11 @@ impl View for MapView {
                 }
                 _ => true,
             };
-            begins && made && after.as_ref().is_none_or(|after| (first, second) > *after)
+            let behind = after.as_ref().is_none_or(|after| {
+                let pair = (first, second);
+                pair > *after || pair == *after && start.after_id.is_some_and(|id| key.id > id)
+            });
+            begins && made && behind
         };
         let mut keys: Vec<&ClaimKey> =
             self.claims.keys().filter(|(b, k)| *b == bucket && wanted(k)).map(|n| &n.1).collect();

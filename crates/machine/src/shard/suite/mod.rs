@@ -50,6 +50,7 @@ macro_rules! view_suite {
             a_page_is_full_by_rows_or_by_bytes_and_the_last_one_has_no_cursor,
             a_key_of_many_versions_is_one_row_at_every_revision,
             keys_only_leaves_out_values_and_nothing_else,
+            a_walk_tells_of_every_key_whether_it_is_there_or_not,
         }
         $crate::view_suite! { @each $start; expiry:
             a_key_is_there_until_an_expire_of_its_lease_is_applied,
@@ -72,6 +73,7 @@ macro_rules! view_suite {
             a_query_of_the_past_counts_what_was_made_by_then,
             the_pages_of_a_query_lose_and_repeat_no_pair_while_writes_go_on,
             a_claim_is_found_by_its_id,
+            a_walk_of_claims_begins_behind_the_claim_it_is_told,
             terms_that_begin_alike_are_not_mistaken_for_one_another,
         }
     };

@@ -120,6 +120,11 @@ fn answers_and_cursors_stand_as_they_were_first_written() {
     assert_eq!(cursor(&Cursor::Key { as_of: revision, last }), "010109016b");
     let (subject, predicate) = ("s".to_owned(), "p".to_owned());
     assert_eq!(cursor(&Cursor::Claim { as_of: revision, subject, predicate }), "01020901730170");
+    let (subject, predicate, last) = ("s".to_owned(), "p".to_owned(), StatementId([0xaa; 32]));
+    let best = Some(StatementId([0xbb; 32]));
+    let within = cursor(&Cursor::Within { as_of: revision, subject, predicate, last, best });
+    let (last, best) = ("aa".repeat(32), "bb".repeat(32));
+    assert_eq!(within, format!("01030901730170{last}01{best}"));
 }
 
 /// One of every read, with and without its options.
@@ -131,6 +136,13 @@ fn reads() -> Vec<Read> {
             as_of: Revision(7),
             subject: "s".to_owned(),
             predicate: String::new(),
+        }),
+        Some(Cursor::Within {
+            as_of: Revision(7),
+            subject: String::new(),
+            predicate: "p".to_owned(),
+            last: StatementId([2; 32]),
+            best: None,
         }),
     ];
     let mut reads = vec![

@@ -4,6 +4,8 @@ mod bytes;
 mod overlay;
 mod query;
 mod read;
+mod rows;
+mod scan;
 
 mod view {
     use crate::shard::suite::map::MapView;

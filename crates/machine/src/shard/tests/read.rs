@@ -1,6 +1,6 @@
 //! A read while the floor goes up.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 
 use stemedb_claims::StatementId;
@@ -11,7 +11,7 @@ use crate::shard::suite::map::MapView;
 use crate::shard::suite::{Run, key};
 use crate::shard::{
     AgentId, BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Due, Head,
-    KeyRange, KeyRow, Read, ReadAnswer, Version, View, read,
+    KeyWalk, PassedKey, Read, ReadAnswer, Version, View, read,
 };
 
 /// A state in which something is written and let go of between a reader's look at the bucket and its
@@ -20,6 +20,9 @@ struct Passing {
     before: MapView,
     after: MapView,
     passed: RefCell<bool>,
+    /// What is announced as the floor, whatever the bucket's row says.
+    announced: Option<Revision>,
+    looks: Cell<usize>,
 }
 
 impl Passing {
@@ -30,6 +33,10 @@ impl Passing {
 
 impl View for Passing {
     fn bucket(&self, project: ProjectId, name: &BucketName) -> Result<Option<BucketState>, Error> {
+        self.looks.set(self.looks.get() + 1);
+        if self.looks.get() > 100 {
+            return Err(Error::View("a read that does not come to an end".to_owned()));
+        }
         self.now().bucket(project, name)
     }
 
@@ -44,7 +51,7 @@ impl View for Passing {
     }
 
     fn trimmed(&self, bucket: BucketNumber) -> Result<Revision, Error> {
-        self.now().trimmed(bucket)
+        self.announced.map_or_else(|| self.now().trimmed(bucket), Ok)
     }
 
     fn next_bucket(&self) -> Result<BucketNumber, Error> {
@@ -59,15 +66,13 @@ impl View for Passing {
         self.now().due(until_ms, limit)
     }
 
-    fn scan_keys(
+    fn walk_keys(
         &self,
         bucket: BucketNumber,
-        range: &KeyRange,
-        as_of: Revision,
-        reverse: bool,
-        visit: &mut dyn FnMut(KeyRow) -> ControlFlow<()>,
+        walk: &KeyWalk,
+        visit: &mut dyn FnMut(PassedKey) -> ControlFlow<()>,
     ) -> Result<(), Error> {
-        self.now().scan_keys(bucket, range, as_of, reverse, visit)
+        self.now().walk_keys(bucket, walk, visit)
     }
 
     fn claim_key(&self, bucket: BucketNumber, id: StatementId) -> Result<Option<ClaimKey>, Error> {
@@ -110,6 +115,8 @@ fn a_read_that_a_floor_passes_by_is_asked_again_or_refused_and_never_misses_a_ve
         before: before.clone(),
         after: run.replica.clone(),
         passed: RefCell::new(false),
+        announced: None,
+        looks: Cell::new(0),
     };
     // What was the newest revision is below the floor by now: the state is looked at anew.
     let ask = |as_of| read(&view(), run.project, &run.bucket, &Read::Get { key: key(b"k"), as_of });
@@ -118,4 +125,28 @@ fn a_read_that_a_floor_passes_by_is_asked_again_or_refused_and_never_misses_a_ve
     // Who wants that very revision is told that it is gone, and not that there was no such key.
     let gone = ReadAnswer::Compacted { revision: Revision(3) };
     assert_eq!(ask(Some(Revision(2))).unwrap(), gone);
+}
+
+#[test]
+fn a_floor_that_is_announced_and_not_written_neither_holds_a_read_up_nor_changes_its_answer() {
+    let mut run = Run::new(MapView::default());
+    run.put(b"k", b"1");
+    run.put(b"k", b"2");
+    run.compact(1);
+    let (before, after) = (run.replica.clone(), run.replica.clone());
+    let (passed, looks) = (RefCell::new(false), Cell::new(0));
+    let mut view = Passing { before, after, passed, announced: Some(Revision(9)), looks };
+    for as_of in [None, Some(Revision(1)), Some(Revision(2))] {
+        let read = read(&view, run.project, &run.bucket, &Read::Get { key: key(b"k"), as_of });
+        let ReadAnswer::Value { revision, version } = read.unwrap() else { panic!("{as_of:?}") };
+        let wanted = as_of.unwrap_or(Revision(2));
+        assert_eq!(revision, wanted);
+        assert_eq!(version.unwrap().value, wanted.0.to_string().into_bytes());
+    }
+    // A row that contradicts itself is told of, and not asked for ever.
+    for state in view.after.buckets.values_mut().chain(view.before.buckets.values_mut()) {
+        state.compacted = Revision(9);
+    }
+    let read = read(&view, run.project, &run.bucket, &Read::Get { key: key(b"k"), as_of: None });
+    assert!(matches!(read, Err(Error::Contradiction(_))), "{read:?}");
 }
