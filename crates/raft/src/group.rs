@@ -80,6 +80,10 @@ impl GroupOptions {
             max_payload_entries: 1024,
             install_snapshot_timeout: 600_000,
             enable_pre_vote: Some(true),
+            // A leader may have lost entries in a power cut that it had sent and not yet synced, and that
+            // are committed without it. In a new term it finds them at the others; going on in the
+            // old one it would give their places to other entries.
+            enable_leader_restore: Some(false),
             ..Default::default()
         };
         let config = config.validate().map_err(|cause| Error::Stopped(cause.to_string()))?;
@@ -166,6 +170,7 @@ impl Group {
         let config = options.group.to_config(id)?;
         let raft = Raft::new(replica.0, config, network, log, applier).await;
         let raft = raft.map_err(|fatal| damages.or_stopped(&fatal))?;
+        lead_alone(&raft, replica).await;
         let (proposals, proposed) = mpsc::channel(PROPOSALS_MAX);
         let (reads, waiting) = mpsc::channel(READS_MAX);
         let (seen, leadership) = watch::channel(Leadership::Unknown);
@@ -373,6 +378,20 @@ impl Group {
         // Snapshots under way hold on to the store.
         self.staged.close().await;
         self.views.close().await;
+    }
+}
+
+/// Has the only voter of a group elected at once: nobody else will ask for it, and timers are for
+/// waiting for others.
+async fn lead_alone(raft: &Raft, replica: ReplicaId) {
+    let alone = {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let mut voters = metrics.membership_config.membership().voter_ids();
+        voters.next() == Some(replica.0) && voters.next().is_none()
+    };
+    if alone && let Err(fatal) = raft.trigger().elect(false).await {
+        tracing::debug!(%fatal, "a group stopped before it began");
     }
 }
 
