@@ -91,6 +91,9 @@ pub(crate) fn options(budget: Budget) -> Options {
     options.set_write_buffer_size(budget.write_buffer_bytes);
     options.set_max_write_buffer_number(MEMTABLES.into());
     options.set_level_zero_file_num_compaction_trigger(LEVEL_ZERO_FILES);
+    // Else the files' bytes bring a compaction before their number does.
+    let base_bytes = (budget.write_buffer_bytes as u64).saturating_mul(LEVEL_ZERO_FILES as u64);
+    options.set_max_bytes_for_level_base(base_bytes);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_max_background_jobs(BACKGROUND_JOBS);
