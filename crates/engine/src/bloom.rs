@@ -81,6 +81,14 @@ pub(crate) fn rule() -> SliceTransform {
     SliceTransform::create(RULE, transform, Some(|row| part(row) != Part::Nothing))
 }
 
+/// Whether a look-up of a name may find this row: it shares the name's part.
+pub(crate) fn finds(name: &[u8], row: &[u8]) -> bool {
+    match part(name) {
+        Part::Shared(part) => row.starts_with(part),
+        Part::Whole(_) | Part::Nothing => true,
+    }
+}
+
 /// Whether every row that a walk of the range may find shares one part, so that a file whose filter
 /// does not know it can be left out.
 pub(crate) fn within_one_part(range: &Range) -> bool {

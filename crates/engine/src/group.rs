@@ -119,10 +119,24 @@ impl Group {
 
     /// Writes a batch and the mark that says how far it goes, together. Visible at once, durable
     /// with the next flush. On an error nothing of it is written, and the same batch may be
-    /// committed again.
+    /// committed again. Blocks while the store is behind with what it writes to disk.
     ///
     /// [`Error::Replaced`] if a snapshot has taken the place of this handle's generation.
-    pub fn commit(&self, mut batch: Batch, applied: Vec<u8>) -> Result<(), Error> {
+    pub fn commit(&self, batch: Batch, applied: Vec<u8>) -> Result<(), Error> {
+        self.commit_with(batch, applied, |store, rows| store.write(rows))
+    }
+
+    /// [`Group::commit`], but [`Error::Behind`] where that would block.
+    pub fn commit_now(&self, batch: Batch, applied: Vec<u8>) -> Result<(), Error> {
+        self.commit_with(batch, applied, |store, rows| store.write_now(rows))
+    }
+
+    fn commit_with(
+        &self,
+        mut batch: Batch,
+        applied: Vec<u8>,
+        write: impl FnOnce(&dyn Store, Rows) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         if batch.scope != self.scope || self.generation.replaced.load(Ordering::Acquire) {
             return Err(Error::Replaced { group: self.scope.group });
         }
@@ -140,7 +154,7 @@ impl Group {
             (*bucket, before)
         });
         let announced: Vec<(BucketNumber, Revision)> = announced.collect();
-        if let Err(error) = self.store.write(batch.rows) {
+        if let Err(error) = write(self.store.as_ref(), batch.rows) {
             for (bucket, before) in announced {
                 floors.retract(self.scope, bucket, before);
             }
@@ -266,6 +280,17 @@ impl Drop for Generation {
             tracing::warn!(%error, "a replaced generation stays until the next start");
         }
     }
+}
+
+/// Takes away everything that the store has of a group, durably: what a replica left behind is not
+/// the next one's. The group must not be open.
+pub fn wipe(store: &Arc<dyn Store>, group: GroupId) -> Result<(), Error> {
+    store.floors().forget(group);
+    store.give_up(&Range::prefix(&group.0.to_be_bytes()))?;
+    let mut rows = Rows::new();
+    rows.delete(generation_row(group));
+    store.write(rows)?;
+    store.flush()
 }
 
 /// Drops every row of a range; whether there was one.

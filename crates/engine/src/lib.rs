@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `store` | the trait: ordered rows, atomic batches, what is durable |
 //! | `rocks` | the trait over RocksDB, which can be closed and opened again under it |
+//! | `map` | the trait over an ordered map that forgets, for simulation |
 //! | `options` | how RocksDB is set up: budgets, checksums, filters |
 //! | `bloom` | which part of a row's name its filter knows |
 //! | `sst` | RocksDB's table files, read block by block without RocksDB |
@@ -42,6 +43,7 @@ mod format;
 mod group;
 mod lock;
 mod manifest;
+mod map;
 mod meta;
 mod options;
 mod rocks;
@@ -54,10 +56,13 @@ mod sst;
 #[cfg(test)]
 mod sst_tests;
 mod store;
+#[cfg(test)]
+mod store_tests;
 mod transfer;
 
 pub use filter::Floors;
-pub use group::{Batch, Group, scrub_rest};
+pub use group::{Batch, Group, scrub_rest, wipe};
+pub use map::MapStore;
 pub use options::Budget;
 pub use rocks::RocksStore;
 pub use rows::{Range, Row};
@@ -84,6 +89,10 @@ pub enum Error {
         /// What the store said.
         cause: String,
     },
+    /// The store is behind with what it writes to disk, and takes nothing just now. Nothing was
+    /// written; what waits for it ([`Group::commit`]) gets through.
+    #[error("the store is behind with what it writes to disk")]
+    Behind,
     /// Bytes of the store do not read back; they are not served.
     #[error("read {what} from the store: {cause}")]
     Corrupt {
@@ -120,6 +129,13 @@ pub enum Error {
         /// Why not.
         cause: String,
     },
+}
+
+impl Error {
+    /// Whether it is only that the volume is full: what failed may be tried again.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Io { cause, .. } if rocks::says_full(cause))
+    }
 }
 
 /// The disk or RocksDB failed, while something was done.

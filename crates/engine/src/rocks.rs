@@ -52,6 +52,8 @@ pub struct RocksStore {
     budget: Budget,
     staged: AtomicU64,
     write_options: WriteOptions,
+    /// The same, but refused rather than held up while RocksDB is behind.
+    hasty_options: WriteOptions,
     floors: Arc<Floors>,
     /// Last: nobody gets in before RocksDB is closed.
     _lock: Lock,
@@ -115,9 +117,9 @@ impl RocksStore {
             fs::remove_dir_all(&staging).map_err(|cause| io("clean", cause))?;
         }
         fs::create_dir(&staging).map_err(|cause| io("open", cause))?;
-        let mut write_options = WriteOptions::default();
-        write_options.disable_wal(true);
-        write_options.set_memtable_insert_hint_per_batch(true);
+        let write_options = write_options();
+        let mut hasty_options = self::write_options();
+        hasty_options.set_no_slowdown(true);
         Ok(Self {
             open: ArcSwapOption::from_pointee(open),
             reopening: Mutex::new(Reopening { closed, failed: None }),
@@ -125,6 +127,7 @@ impl RocksStore {
             budget,
             staged: AtomicU64::new(0),
             write_options,
+            hasty_options,
             floors,
             _lock: lock,
         })
@@ -183,6 +186,27 @@ impl RocksStore {
     }
 }
 
+fn write_options() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    options.set_memtable_insert_hint_per_batch(true);
+    options
+}
+
+fn batch_of(rows: &Rows) -> WriteBatch {
+    let mut batch = WriteBatch::default();
+    for range in &rows.range_deletes {
+        batch.delete_range(&range.start, &range.end);
+    }
+    for row in &rows.deletes {
+        batch.delete(&row.0);
+    }
+    for (row, value) in &rows.puts {
+        batch.put(&row.0, value);
+    }
+    batch
+}
+
 impl Open {
     /// Opens RocksDB in a store's directory. What is returned beside it ends when it is closed.
     fn begin(
@@ -224,14 +248,15 @@ impl Open {
     }
 }
 
+/// Whether an error says that a volume is full.
+pub(crate) fn says_full(cause: &str) -> bool {
+    let full = ["No space left on device", "Max allowed space was reached", "Disk quota exceeded"];
+    full.iter().any(|text| cause.contains(text))
+}
+
 /// What an error says of the store's health.
 fn classify(cause: String) -> Health {
-    let full = ["No space left on device", "Max allowed space was reached", "Disk quota exceeded"];
-    if full.iter().any(|text| cause.contains(text)) {
-        Health::Full(cause)
-    } else {
-        Health::Broken(cause)
-    }
+    if says_full(&cause) { Health::Full(cause) } else { Health::Broken(cause) }
 }
 
 fn walk(mut rows: DBRawIterator<'_>, reverse: bool, visit: Visit<'_>) -> Result<(), Error> {
@@ -311,18 +336,16 @@ impl Store for RocksStore {
     }
 
     fn write(&self, rows: Rows) -> Result<(), Error> {
-        let mut batch = WriteBatch::default();
-        for range in &rows.range_deletes {
-            batch.delete_range(&range.start, &range.end);
-        }
-        for row in &rows.deletes {
-            batch.delete(&row.0);
-        }
-        for (row, value) in &rows.puts {
-            batch.put(&row.0, value);
-        }
-        let written = self.share("write")?.db.write_opt(batch, &self.write_options);
+        let written = self.share("write")?.db.write_opt(batch_of(&rows), &self.write_options);
         written.map_err(|cause| io("write", cause))
+    }
+
+    fn write_now(&self, rows: Rows) -> Result<(), Error> {
+        let written = self.share("write")?.db.write_opt(batch_of(&rows), &self.hasty_options);
+        written.map_err(|cause| match cause.kind() {
+            ErrorKind::Incomplete => Error::Behind,
+            _ => io("write", cause),
+        })
     }
 
     fn durable(&self, row: &Row) -> Result<Option<Bytes>, Error> {

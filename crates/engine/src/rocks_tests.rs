@@ -1,189 +1,17 @@
-//! The store against a model: every read is what an ordered map would say, whatever was flushed,
-//! compacted, deleted by ranges or opened again in between, and whatever filters the files carry.
+//! RocksDB under the trait: what its filters, its compactions and its opening again may do.
 
-use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 
-use proptest::collection::vec;
-use proptest::prelude::*;
-use proptest::sample::Index;
-use stemedb_machine::shard::{AgentId, BucketNumber, ClaimKey, StatementId};
+use stemedb_machine::shard::BucketNumber;
 use stemedb_types::{GroupId, Revision};
 use tempfile::TempDir;
 
-use crate::rows::{Kind, Range, Row, Scope, generation_row};
-use crate::store::{Health, Rows, Visit};
-use crate::{Budget, RocksStore, Store};
+use crate::rows::{Range, Scope};
+use crate::store::{Health, Rows};
+use crate::{Budget, Error, RocksStore, Store};
 
 const SCOPES: [Scope; 2] =
     [Scope { group: GroupId(1), generation: 0 }, Scope { group: GroupId(1), generation: 1 }];
-
-/// Rows of every kind whose names meet: few buckets, short keys of few bytes, few revisions.
-fn row() -> impl Strategy<Value = Row> {
-    let text = "[\0\x01a]{0,2}";
-    (0..12u8, 0..2usize, 0..2u32, text, text, 0..5u64).prop_map(|(kind, scope, b, one, two, n)| {
-        let (scope, bucket) = (SCOPES[scope], BucketNumber(b));
-        let id = StatementId([u8::try_from(n).unwrap(); 32]);
-        let claim = ClaimKey { subject: one.clone(), predicate: two.clone(), id };
-        match kind {
-            0..=3 => scope.version(bucket, one.as_bytes(), Revision(n)),
-            4 => scope.log(bucket, Revision(n)),
-            5 => scope.claim(bucket, &claim).u8(0).finish(),
-            6 => scope.claim(bucket, &claim).u8(1).raw(two.as_bytes()).finish(),
-            7 => scope.claim_id(bucket, id),
-            8 => scope.claim_by_predicate(bucket, &claim),
-            9 => scope.claim_by_agent(bucket, &AgentId::key("a").unwrap(), &claim),
-            10 => scope.row(Kind::Meta).raw(one.as_bytes()).finish(),
-            _ => generation_row(GroupId(u32::try_from(n).unwrap())),
-        }
-    })
-}
-
-/// A range as callers make them: between two rows, from a row to the end of its key, or all that
-/// begins as a row does.
-fn range() -> impl Strategy<Value = Range> {
-    (row(), row(), any::<Index>(), 0..4u8).prop_map(|(a, b, cut, kind)| {
-        let bytes = a.as_slice();
-        match kind {
-            0 => Range::between(bytes, b.as_slice()),
-            1 => {
-                let name = &bytes[..bytes.len().saturating_sub(8).max(9)];
-                Range { start: a.0.clone(), end: Range::prefix(name).end }
-            }
-            2 => Range::prefix(bytes),
-            _ => Range::prefix(&bytes[..1 + cut.index(bytes.len() - 1)]),
-        }
-    })
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Put(Row),
-    Delete(Row),
-    DeleteRange(Range),
-    Flush,
-    Compact,
-    Reopen,
-    Get(Row),
-    Scan(Range),
-    Seek(Vec<Row>),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        8 => row().prop_map(Step::Put),
-        2 => row().prop_map(Step::Delete),
-        1 => range().prop_map(Step::DeleteRange),
-        3 => Just(Step::Flush),
-        1 => Just(Step::Compact),
-        1 => Just(Step::Reopen),
-        4 => row().prop_map(Step::Get),
-        8 => range().prop_map(Step::Scan),
-        4 => vec(row(), 1..6).prop_map(Step::Seek),
-    ]
-}
-
-type Model = BTreeMap<Vec<u8>, Vec<u8>>;
-type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
-
-fn within(model: &Model, range: &Range) -> Pairs {
-    if range.is_empty() {
-        return Vec::new();
-    }
-    let rows =
-        model.range::<Vec<u8>, _>((Bound::Included(&range.start), Bound::Excluded(&range.end)));
-    rows.map(|(row, value)| (row.clone(), value.clone())).collect()
-}
-
-fn scanned(scan: impl FnOnce(Visit<'_>)) -> Pairs {
-    let mut found = Vec::new();
-    scan(&mut |row, value| {
-        found.push((row.to_vec(), value.to_vec()));
-        ControlFlow::Continue(())
-    });
-    found
-}
-
-/// The part of a name that a seeker keeps to, found by hand: up to the second-last text's end.
-fn seeks_within(row: &Row) -> Option<Vec<u8>> {
-    let bytes = row.as_slice();
-    match bytes[8] {
-        0x20 => Some(bytes[..bytes.len() - 8].to_vec()),
-        _ => None,
-    }
-}
-
-fn run(store: &RocksStore, steps: Vec<Step>) {
-    let mut model = Model::new();
-    for (n, step) in steps.into_iter().enumerate() {
-        let value = n.to_be_bytes().to_vec();
-        let mut rows = Rows::new();
-        match step {
-            Step::Put(row) => {
-                model.insert(row.0.clone(), value.clone());
-                rows.put(row, value);
-                store.write(rows).unwrap();
-            }
-            Step::Delete(row) => {
-                model.remove(&row.0);
-                rows.delete(row);
-                store.write(rows).unwrap();
-            }
-            Step::DeleteRange(range) if !range.is_empty() => {
-                within(&model, &range).iter().for_each(|(row, _)| drop(model.remove(row)));
-                rows.delete_range(range);
-                store.write(rows).unwrap();
-            }
-            Step::DeleteRange(_) => {}
-            Step::Flush => store.flush().unwrap(),
-            Step::Compact => {
-                store.share("compact").unwrap().db.compact_range(None::<&[u8]>, None::<&[u8]>);
-            }
-            Step::Reopen => {
-                store.flush().unwrap();
-                store.reopen().unwrap();
-            }
-            Step::Get(row) => {
-                let found = store.get(&row).unwrap();
-                assert_eq!(found.as_deref(), model.get(&row.0).map(Vec::as_slice), "{row:?}");
-            }
-            Step::Scan(range) => {
-                let mut wanted = within(&model, &range);
-                let found = scanned(|visit| store.scan(&range, false, visit).unwrap());
-                assert_eq!(found, wanted, "{range:?}");
-                if !range.is_empty() {
-                    let found = scanned(|visit| walk_frozen(store, &range, visit));
-                    assert_eq!(found, wanted, "frozen {range:?}");
-                }
-                wanted.reverse();
-                let found = scanned(|visit| store.scan(&range, true, visit).unwrap());
-                assert_eq!(found, wanted, "back {range:?}");
-            }
-            Step::Seek(names) => {
-                let all = SCOPES[0].all();
-                let mut seeker = store.seeker(&all);
-                for name in names.iter().filter(|row| all.start <= row.0 && row.0 < all.end) {
-                    let Some(part) = seeks_within(name) else { continue };
-                    let found = seeker.seek(&name.0).unwrap();
-                    let found = found.map(|(row, value)| (row.to_vec(), value.to_vec()));
-                    let range = Range { start: name.0.clone(), end: Range::prefix(&part).end };
-                    assert_eq!(found, within(&model, &range).into_iter().next(), "{name:?}");
-                }
-            }
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
-
-    #[test]
-    fn every_read_is_what_an_ordered_map_says(steps in vec(step(), 1..120)) {
-        let dir = TempDir::new().unwrap();
-        let budget = Budget { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 20, ..Budget::default() };
-        run(&RocksStore::open(dir.path(), budget).unwrap(), steps);
-    }
-}
 
 /// What the filters are for: a look-up of a key that is not there asks no file for a block.
 #[test]
@@ -336,17 +164,6 @@ fn a_store_is_opened_again_under_a_scrub_that_is_under_way() {
     assert_eq!(store.health(), Health::Well);
 }
 
-fn walk_frozen(store: &RocksStore, range: &Range, visit: Visit<'_>) {
-    let mut cursor = store.frozen(range);
-    cursor.seek(&range.start).unwrap();
-    while let Some((row, value)) = cursor.row() {
-        if visit(row, value).is_break() {
-            return;
-        }
-        cursor.next().unwrap();
-    }
-}
-
 #[test]
 fn a_frozen_view_that_is_not_dropped_keeps_the_store_open_as_it_was() {
     let dir = TempDir::new().unwrap();
@@ -358,4 +175,41 @@ fn a_frozen_view_that_is_not_dropped_keeps_the_store_open_as_it_was() {
     drop(view);
     store.reopen().unwrap();
     assert_eq!(store.health(), Health::Well);
+}
+
+#[test]
+fn a_store_that_is_behind_refuses_a_hasty_write_and_lets_the_others_wait() {
+    let dir = TempDir::new().unwrap();
+    // Flushes that crawl.
+    let budget = Budget {
+        block_cache_bytes: 1 << 20,
+        write_buffer_bytes: 64 << 10,
+        compaction_bytes_per_second: 128 << 10,
+    };
+    let store = RocksStore::open(dir.path(), budget).unwrap();
+    let row = |number: u64| {
+        let mut rows = Rows::new();
+        // Not compressible.
+        let mut state = number + 1;
+        let mut next = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as u8
+        };
+        let value: Vec<u8> = (0..32 << 10).map(|_| next()).collect();
+        rows.put(SCOPES[0].log(BucketNumber(0), Revision(number)), value);
+        rows
+    };
+    let mut behind = None;
+    for number in 0..200 {
+        if let Err(error) = store.write_now(row(number)) {
+            behind = Some((number, error));
+            break;
+        }
+    }
+    let Some((number, Error::Behind)) = behind else { panic!("{behind:?}") };
+    assert_eq!(store.health(), Health::Well, "slow is not ill");
+    let refused = SCOPES[0].log(BucketNumber(0), Revision(number));
+    assert_eq!(store.get(&refused).unwrap(), None, "nothing was written");
+    store.write(row(number)).unwrap();
+    assert!(store.get(&refused).unwrap().is_some());
 }

@@ -63,8 +63,14 @@ pub trait Store: Send + Sync + 'static {
     /// a [`Store::scan`] for each would pay for its beginning every time.
     fn seeker(&self, range: &Range) -> Box<dyn Seeker + '_>;
 
-    /// Writes a batch: visible at once, durable with the next flush.
+    /// Writes a batch: visible at once, durable with the next flush. Blocks while the store is
+    /// behind with what it writes to disk.
     fn write(&self, rows: Rows) -> Result<(), Error>;
+
+    /// [`Store::write`], but [`Error::Behind`] where that would block.
+    fn write_now(&self, rows: Rows) -> Result<(), Error> {
+        self.write(rows)
+    }
 
     /// The value a row would have after a crash now.
     fn durable(&self, row: &Row) -> Result<Option<Bytes>, Error>;

@@ -18,24 +18,30 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use openraft::entry::RaftEntry;
 use openraft::storage::{EntryResponder, RaftStateMachine};
-use stemedb_engine::{Batch, Group as EngineGroup, Health, copy};
+use stemedb_engine::{Batch, Error as StoreError, Group as EngineGroup, Health, Incoming, copy};
 use stemedb_machine::meta::{MetaCommand, MetaState};
 use stemedb_machine::shard::{Command, Overlay};
 use stemedb_machine::{meta, shard};
 use stemedb_types::GroupId;
+use stemedb_wal::planted::{self, Bug};
 use tokio::sync::watch;
 
 use crate::Outcome;
+use crate::closing::Closing;
 use crate::codec::{decode_applied, encode_applied};
 use crate::damage::Damages;
+use crate::log_store::Installed;
+use crate::runtime::blocking;
 use crate::sending::Views;
 use crate::snapshot::{Builder, SnapshotData, current};
-use crate::types::{Config, Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership};
+use crate::types::{
+    Config, Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, log_id,
+};
 
 /// Most entries applied in one run: bounds a batch.
 const RUN_ENTRIES_MAX: usize = 1024;
 /// Between two tries of a run that found the store full: it tells nobody when it has room again.
-pub(crate) const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(200);
+const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What a group has applied, for those who read it. Cheap to clone.
 #[derive(Clone)]
@@ -64,12 +70,13 @@ impl Applied {
         self.meta.subscribe()
     }
 
-    fn replace(&self, store: EngineGroup) -> Result<(), stemedb_engine::Error> {
+    /// Returns what it replaced: with the last handle on it its rows go, which may block.
+    fn replace(&self, store: EngineGroup) -> Result<EngineGroup, stemedb_engine::Error> {
         if store.id() == GroupId::META {
             self.meta.send_replace(Arc::new(store.meta_state()?));
         }
-        *self.store.write().unwrap_or_else(PoisonError::into_inner) = store;
-        Ok(())
+        let mut standing = self.store.write().unwrap_or_else(PoisonError::into_inner);
+        Ok(std::mem::replace(&mut *standing, store))
     }
 }
 
@@ -85,6 +92,20 @@ pub(crate) struct Applier {
     /// What is being sent to followers.
     views: Arc<Views>,
     damages: Damages,
+    closing: Closing,
+    /// Where the log is told of a snapshot that was installed.
+    installed: Installed,
+}
+
+/// A run of entries on its way into the store.
+struct Run {
+    store: EngineGroup,
+    batch: Batch,
+    mark: Vec<u8>,
+    last: Option<LogId>,
+    membership: StoredMembership,
+    meta: Option<MetaState>,
+    outcomes: Vec<Outcome>,
 }
 
 impl Applier {
@@ -94,8 +115,32 @@ impl Applier {
             None => (None, StoredMembership::default()),
             Some(mark) => decode_applied(&mark).map_err(invalid)?,
         };
-        let views = Arc::default();
-        Ok(Self { applied, last, membership, announced: None, views, damages })
+        let last = match last {
+            Some(last) if last.index() > 2 && planted::has(Bug::AppliedTwice) => {
+                Some(log_id(last.committed_leader_id().term, last.index() - 1))
+            }
+            last => last,
+        };
+        Ok(Self {
+            applied,
+            last,
+            membership,
+            announced: None,
+            views: Arc::default(),
+            damages,
+            closing: Closing::default(),
+            installed: Installed::default(),
+        })
+    }
+
+    /// The same, which waits for nothing any more once the replica stops.
+    pub(crate) fn until(self, closing: Closing) -> Self {
+        Self { closing, ..self }
+    }
+
+    /// With where its log is told of a snapshot that was installed.
+    pub(crate) fn with_log(self, installed: Installed) -> Self {
+        Self { installed, ..self }
     }
 
     /// With what is being sent to followers.
@@ -113,9 +158,44 @@ impl Applier {
         self.last.as_ref().map(|last| last.index())
     }
 
-    /// Applies entries, which follow the last ones, as one batch. On an error nothing of it is
-    /// written, and it may be tried again.
+    /// Applies entries, which follow the last ones, as one batch. Blocks for as long as the store
+    /// is behind. On an error nothing of it is written, and it may be tried again.
     pub(crate) fn apply_run(&mut self, run: &[Entry]) -> io::Result<Vec<Outcome>> {
+        let Run { store, batch, mark, last, membership, meta, outcomes } = self.run(run)?;
+        store.commit(batch, mark)?;
+        self.has_applied(last, membership, meta);
+        Ok(outcomes)
+    }
+
+    /// [`Applier::apply_run`], but a store that is behind is waited for elsewhere: this thread
+    /// also runs what must not wait.
+    async fn apply_run_beside(&mut self, run: &[Entry]) -> io::Result<Vec<Outcome>> {
+        let Run { store, batch, mark, last, membership, meta, outcomes } = self.run(run)?;
+        match store.commit_now(batch, mark) {
+            Err(StoreError::Behind) => {
+                let Run { store, batch, mark, .. } = self.run(run)?;
+                blocking(move || store.commit(batch, mark)).await??;
+            }
+            committed => committed?,
+        }
+        self.has_applied(last, membership, meta);
+        Ok(outcomes)
+    }
+
+    fn has_applied(
+        &mut self,
+        last: Option<LogId>,
+        membership: StoredMembership,
+        meta: Option<MetaState>,
+    ) {
+        (self.last, self.membership) = (last, membership);
+        if let Some(state) = meta {
+            self.applied.meta.send_replace(Arc::new(state));
+        }
+    }
+
+    /// What a run of entries does to the store and to this state machine. Nothing is done yet.
+    fn run(&self, run: &[Entry]) -> io::Result<Run> {
         let store = self.applied.store();
         let mut batch = store.batch();
         let mut meta = None;
@@ -151,13 +231,11 @@ impl Applier {
             }
         }
         let membership = membership.unwrap_or_else(|| self.membership.clone());
-        store.commit(batch, encode_applied(&last, &membership))?;
-        self.membership = membership;
-        self.last = last;
-        if let Some(state) = meta {
-            self.applied.meta.send_replace(Arc::new(state));
+        let mark = encode_applied(&last, &membership);
+        if planted::has(Bug::AppliedApart) {
+            store.commit(store.batch(), mark.clone())?;
         }
-        Ok(outcomes)
+        Ok(Run { store, batch, mark, last, membership, meta, outcomes })
     }
 
     /// Whether what failed may be tried again: the store met the end of its volume. It goes on by
@@ -166,15 +244,31 @@ impl Applier {
         matches!(self.applied.store().store().health(), Health::Full(_))
     }
 
+    /// Waits until it makes sense to try again what found the store full; fails if the replica
+    /// stops.
+    async fn wait_for_room(&self) -> io::Result<()> {
+        self.closing.unless(tokio::time::sleep(FULL_RETRY_INTERVAL)).await
+    }
+
+    /// The same for a thread that may be blocked.
+    pub(crate) fn sleep_for_room(&self) -> io::Result<()> {
+        self.closing.sleep(FULL_RETRY_INTERVAL)
+    }
+
+    /// Fails if the replica stops.
+    pub(crate) fn check_closing(&self) -> io::Result<()> {
+        self.closing.check()
+    }
+
     /// Applies a run and answers whoever waits for it; waits if the store is full.
     async fn apply_and_answer(&mut self, run: Vec<EntryResponder<Config>>) -> io::Result<()> {
         let (entries, responders): (Vec<_>, Vec<_>) = run.into_iter().unzip();
         let outcomes = loop {
-            match self.apply_run(&entries) {
+            match self.apply_run_beside(&entries).await {
                 Ok(outcomes) => break outcomes,
                 Err(error) if self.is_full() => {
                     tracing::warn!(%error, group = %self.group(), "the store is full; what is committed waits");
-                    tokio::time::sleep(FULL_RETRY_INTERVAL).await;
+                    self.wait_for_room().await?;
                 }
                 Err(error) => return Err(error),
             }
@@ -243,16 +337,17 @@ impl RaftStateMachine<Config> for Applier {
         }
         // Only what is durable may be announced, and only if it is news.
         let store = self.applied.store();
-        let durable = current(&store).ok().flatten()?.meta.last_log_id;
+        let durable = current(&store).inspect_err(|error| self.damages.note(error));
+        let durable = durable.ok().flatten()?.meta.last_log_id;
         if durable <= self.announced {
             return None;
         }
         self.announced = durable;
-        Some(Builder::of_durable(store))
+        Some(Builder::of_durable(store, self.damages.clone()))
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder::of_applied(self.applied.store())
+        Builder::of_applied(self.applied.store(), self.damages.clone())
     }
 
     async fn install_snapshot(
@@ -260,29 +355,64 @@ impl RaftStateMachine<Config> for Applier {
         _meta: &SnapshotMeta,
         snapshot: SnapshotData,
     ) -> io::Result<()> {
-        let own = self.applied.store();
-        // Moving files into the store and flushing it takes long: not on a thread that others need.
-        let installing = tokio::task::spawn_blocking(move || match snapshot {
-            SnapshotData::Received(incoming) => incoming.install(),
-            // A snapshot that never left this process, taken in like one that did.
-            SnapshotData::Here(source) => copy(&source, &own, 0)?.install(),
-        });
-        let store = installing.await.map_err(io::Error::other)??;
-        let mark = store.applied()?.unwrap_or_default();
-        let (last, membership) = decode_applied(&mark).map_err(invalid)?;
-        self.applied.replace(store)?;
-        self.last = last;
-        self.membership = membership;
-        Ok(())
+        let installed = self.install(snapshot).await;
+        installed.inspect_err(|error| self.damages.note(error))
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        let Some(mut snapshot) = current(&self.applied.store())? else { return Ok(None) };
+        let current = current(&self.applied.store());
+        let current = current.inspect_err(|error| self.damages.note(error))?;
+        let Some(mut snapshot) = current else { return Ok(None) };
         if let Some(kept) = self.views.oldest_kept()
             && kept.last_log_id < snapshot.meta.last_log_id
         {
             snapshot.meta = kept;
         }
         Ok(Some(snapshot))
+    }
+}
+
+impl Applier {
+    async fn install(&mut self, snapshot: SnapshotData) -> io::Result<()> {
+        let store = self.install_once_there_is_room(snapshot).await?;
+        let mark = store.applied()?.unwrap_or_default();
+        let (last, membership) = decode_applied(&mark).map_err(invalid)?;
+        if let Some(last) = &last {
+            self.installed.set(last.index(), store.generation());
+        }
+        let replaced = self.applied.replace(store)?;
+        self.last = last;
+        if !planted::has(Bug::SnapshotWithoutMembership) {
+            self.membership = membership;
+        }
+        blocking(move || drop(replaced)).await
+    }
+
+    async fn install_once_there_is_room(
+        &self,
+        mut snapshot: SnapshotData,
+    ) -> io::Result<EngineGroup> {
+        loop {
+            let own = self.applied.store();
+            // Moving files into the store and flushing it takes long: not on a thread that others
+            // need.
+            let installing = blocking(move || {
+                let installed = match &mut snapshot {
+                    SnapshotData::Received(incoming) => incoming.try_install(),
+                    // A snapshot that never left this process, taken in like one that did.
+                    SnapshotData::Here(source) => copy(source, &own, 0).and_then(Incoming::install),
+                };
+                installed.map_err(|error| (error, snapshot))
+            });
+            match installing.await? {
+                Ok(store) => return Ok(store),
+                Err((error, again)) if error.is_full() || self.is_full() => {
+                    tracing::warn!(%error, group = %self.group(), "the store is full; the snapshot waits");
+                    self.wait_for_room().await?;
+                    snapshot = again;
+                }
+                Err((error, _)) => return Err(error.into()),
+            }
+        }
     }
 }

@@ -122,7 +122,7 @@ pub(crate) struct Standing {
     committed: Option<u64>,
     /// The store's durable applied mark.
     applied: Option<u64>,
-    /// The store's rows came from a peer since the log was opened last.
+    /// The store's rows came from a peer, and the log is not known to be purged behind them.
     replaced: bool,
 }
 
@@ -177,16 +177,26 @@ impl Standing {
     }
 }
 
-/// Fails with [`Error::Damaged`] if a replica's own marks show that its log lost synced entries;
-/// else notes which rows the log goes with from now on.
+/// Fails with [`Error::Damaged`] if a replica's own marks show that its log lost synced entries.
 pub(crate) fn check_standing(
     store: &EngineGroup,
     replica: ReplicaId,
     wal: &Wal,
 ) -> Result<(), Error> {
-    if let Some(cause) = Standing::read(store, replica, wal)?.lacks() {
-        return Err(Error::Damaged(Damage { part: Part::Log, cause }));
+    match Standing::read(store, replica, wal)?.lacks() {
+        Some(cause) => Err(Error::Damaged(Damage { part: Part::Log, cause })),
+        None => Ok(()),
     }
+}
+
+/// Notes which rows the log goes with from now on: once openraft has started, and so has purged
+/// the log behind a snapshot that the last life installed and no more. Before that the mark would
+/// make a log that is whole look like one that lost its end.
+pub(crate) fn note_generation(
+    store: &EngineGroup,
+    replica: ReplicaId,
+    wal: &Wal,
+) -> Result<(), Error> {
     let (stream, mark) = (StreamId(replica.0), encode_generation(store.generation()));
     if wal.mark_value(stream, MARK_GENERATION).as_ref() == Some(&mark) {
         return Ok(());

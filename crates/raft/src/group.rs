@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
@@ -16,17 +16,19 @@ use stemedb_engine::Group as EngineGroup;
 use stemedb_types::{GroupId, NodeId, Replica, ReplicaId};
 use stemedb_wal::StreamId;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::spawn_blocking;
 
 use crate::applier::{Applied, Applier};
-use crate::damage::{Damage, Damages, check_standing, refused};
+use crate::closing::Closing;
+use crate::damage::{Damage, Damages, check_standing, note_generation, refused};
 use crate::groups::GroupsOptions;
 use crate::log_store::LogStore;
 use crate::network::Network;
 use crate::queue::{
-    Done, PROPOSALS_MAX, Propose, READS_MAX, ReadDone, closed, confirm_reads, propose_runs,
+    Done, PROPOSALS_MAX, Propose, Proposed, READS_MAX, ReadDone, Room, closed, confirm_reads,
+    propose_runs,
 };
 use crate::replay::{missing, replay};
+use crate::runtime::{blocking, spawn};
 use crate::sending::{Sending, Transfers, Views};
 use crate::space::Space;
 use crate::taking::Staged;
@@ -126,11 +128,13 @@ pub struct Group {
     pub(crate) raft: Raft,
     pub(crate) applied: Applied,
     pub(crate) space: Space,
-    proposals: mpsc::Sender<Propose>,
+    proposals: mpsc::Sender<Proposed>,
+    /// Bytes of commands that are not answered yet.
+    proposed_bytes: Arc<AtomicUsize>,
     reads: mpsc::Sender<ReadDone>,
     leadership: watch::Receiver<Leadership>,
-    /// Set once no command is handed over any more.
-    closing: Arc<AtomicBool>,
+    /// Said once no command is handed over any more, and nothing is waited for.
+    closing: Closing,
     /// Snapshots on their way to followers.
     views: Arc<Views>,
     /// A snapshot on its way from the leader.
@@ -157,10 +161,14 @@ impl Group {
         transfers: Transfers,
     ) -> Result<Self, Error> {
         let damages = Damages::default();
+        let closing = Closing::default();
+        // Whoever waits for this may give up: then nothing of it may go on.
+        let given_up = closing.when_dropped();
         let (wal, stream) = (options.wal.clone(), StreamId(replica.0));
         let log = LogStore::new(wal.clone(), replica, options.space.clone(), damages.clone());
+        let log = log.until(closing.clone());
         let (log, applied, applier) =
-            open_disks(id, replica, log, options, turns, &damages).await?;
+            open_disks(id, replica, log, options, turns, &damages, &closing).await?;
         let views = Arc::new(Views::new(Box::new(move || {
             wal.bounds(stream).purged.map(|(index, _)| index)
         })));
@@ -170,15 +178,20 @@ impl Group {
         let config = options.group.to_config(id)?;
         let raft = Raft::new(replica.0, config, network, log, applier).await;
         let raft = raft.map_err(|fatal| damages.or_stopped(&fatal))?;
+        if let Err(error) = note_generation(&applied.store(), replica, &options.wal) {
+            closing.say();
+            let _ = raft.shutdown().await;
+            return Err(error);
+        }
+        given_up.never();
         lead_alone(&raft, replica).await;
         let (proposals, proposed) = mpsc::channel(PROPOSALS_MAX);
         let (reads, waiting) = mpsc::channel(READS_MAX);
         let (seen, leadership) = watch::channel(Leadership::Unknown);
-        let closing = Arc::new(AtomicBool::new(false));
         let space = options.space.clone();
-        tokio::spawn(propose_runs(raft.clone(), proposed, closing.clone(), space.clone()));
-        tokio::spawn(confirm_reads(raft.clone(), waiting));
-        tokio::spawn(watch_leadership(raft.server_metrics(), seen));
+        spawn(propose_runs(id, raft.clone(), proposed, closing.clone(), space.clone()));
+        spawn(confirm_reads(raft.clone(), waiting));
+        spawn(watch_leadership(raft.server_metrics(), seen));
         let kept_entries = options.group.kept_entries;
         Ok(Self {
             id,
@@ -187,6 +200,7 @@ impl Group {
             applied,
             space,
             proposals,
+            proposed_bytes: Arc::default(),
             reads,
             leadership,
             closing,
@@ -231,10 +245,13 @@ impl Group {
     /// Hands a command to the group; `done` is called once, with its outcome. Only the leader
     /// takes commands.
     pub fn propose(&self, command: bytes::Bytes, done: Done) {
-        if let Err(refused) = self.proposals.try_send(Propose { command, done }) {
-            let (propose, error) = match refused {
-                mpsc::error::TrySendError::Full(propose) => (propose, Error::Overloaded),
-                mpsc::error::TrySendError::Closed(propose) => (propose, closed()),
+        let Some(room) = Room::take(&self.proposed_bytes, command.len()) else {
+            return done(Err(Error::Overloaded));
+        };
+        if let Err(refused) = self.proposals.try_send((Propose { command, done }, room)) {
+            let ((propose, _), error) = match refused {
+                mpsc::error::TrySendError::Full(proposed) => (proposed, Error::Overloaded),
+                mpsc::error::TrySendError::Closed(proposed) => (proposed, closed()),
             };
             (propose.done)(Err(error));
         }
@@ -297,6 +314,13 @@ impl Group {
         }
     }
 
+    /// The term this replica leads in, if it leads as far as it knows.
+    pub fn leading_term(&self) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.state == ServerState::Leader).then_some(metrics.current_term)
+    }
+
     /// Why the group has stopped, if it has.
     pub fn stopped(&self) -> Option<String> {
         let metrics = self.raft.metrics();
@@ -318,6 +342,13 @@ impl Group {
         (ids(&mut membership.voter_ids()), ids(&mut membership.learner_ids()))
     }
 
+    /// Whether the members this replica knows are committed, as far as it knows.
+    pub fn members_are_committed(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.log_id() <= &metrics.cluster_committed
+    }
+
     /// Adds a replica that only listens. Only the leader can.
     pub async fn add_learner(&self, replica: Replica) -> Result<(), Error> {
         let added = self.raft.add_learner(replica.id.0, Holder(replica.node), false).await;
@@ -330,6 +361,13 @@ impl Group {
         let voters: BTreeSet<u64> = voters.into_iter().map(|replica| replica.0).collect();
         let set = self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), true).await;
         set.map(|_| ()).map_err(changed)
+    }
+
+    /// Drops replicas that only listen; a voter stays. Only the leader can.
+    pub async fn drop_learners(&self, learners: BTreeSet<ReplicaId>) -> Result<(), Error> {
+        let learners = learners.into_iter().map(|replica| replica.0).collect();
+        let gone = self.raft.change_membership(ChangeMembers::RemoveNodes(learners), true).await;
+        gone.map(|_| ()).map_err(changed)
     }
 
     /// Asks another replica to take over. Returns once it was asked.
@@ -371,7 +409,7 @@ impl Group {
     /// Stops the replica; what it has is on disk or in the log. Commands that still wait in front
     /// of it are not applied, those it has taken may be.
     pub async fn close(&self) {
-        self.closing.store(true, Ordering::Release);
+        self.closing.say();
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(group = %self.id, %error, "a group did not stop cleanly");
         }
@@ -404,17 +442,19 @@ async fn open_disks(
     options: &GroupsOptions,
     turns: &Semaphore,
     damages: &Damages,
+    closing: &Closing,
 ) -> Result<(LogStore, Applied, Applier), Error> {
     let stopped = |cause: &dyn std::fmt::Display| damages.or_stopped(cause);
     let (store, wal, progress) =
         (options.store.clone(), options.wal.clone(), options.replay.clone());
-    let noted = damages.clone();
-    let opening = spawn_blocking(move || {
+    let (noted, closing) = (damages.clone(), closing.clone());
+    let opening = blocking(move || {
         let store = EngineGroup::open(store, id).map_err(|error| refused(&error))?;
         check_standing(&store, replica, &wal)?;
         let applied = Applied::open(store).map_err(|error| refused(&error))?;
         let applier = Applier::open(applied.clone(), noted.clone());
         let applier = applier.map_err(|error| noted.told(&error))?;
+        let applier = applier.until(closing).with_log(log.installed());
         let entries = missing(&log, &applier).map_err(|error| noted.told(&error))?;
         progress.begin(id, entries.end - entries.start);
         Ok((log, applied, applier, entries))
@@ -423,7 +463,7 @@ async fn open_disks(
     let (log, applied, mut applier, entries) = opened?;
     let _turn = turns.acquire().await.map_err(|cause| stopped(&cause))?;
     let (progress, noted) = (options.replay.clone(), damages.clone());
-    let replaying = spawn_blocking(move || {
+    let replaying = blocking(move || {
         let replayed = replay(&log, &mut applier, entries, &progress);
         replayed.map_err(|error| noted.told(&error))?;
         Ok((log, applier))

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use stemedb_engine::Store;
-use stemedb_rpc::{Envelope, Plane, Refusal, Reply, SnapshotChunks};
+use stemedb_rpc::{Envelope, Refusal, Reply, SnapshotChunks};
 use stemedb_types::{GroupId, ReplicaId};
 use stemedb_wal::Wal;
 use tokio::sync::Semaphore;
@@ -16,6 +17,7 @@ use crate::inbound::{kinds, not_here};
 use crate::replay::Replay;
 use crate::sending::Transfers;
 use crate::space::Space;
+use crate::transport::Transport;
 
 /// What the replicas of a node share.
 #[derive(Clone)]
@@ -25,7 +27,7 @@ pub struct GroupsOptions {
     /// The node's store.
     pub store: Arc<dyn Store>,
     /// The plane to the peers.
-    pub plane: Arc<Plane>,
+    pub plane: Arc<dyn Transport>,
     /// Timers and thresholds.
     pub group: GroupOptions,
     /// Where the replay of the log shows how far it is.
@@ -58,13 +60,16 @@ impl Groups {
     }
 
     /// Opens a replica of a group and lets it run. What its log has beyond its store is applied
-    /// first; several groups opened at once do that side by side.
+    /// first; several groups opened at once do that side by side. A replica of the group that is
+    /// open is closed before.
     pub async fn open(
         &self,
         group: GroupId,
         replica: ReplicaId,
         options: &GroupsOptions,
     ) -> Result<Group, Error> {
+        // One that is open already would go on beside it, out of everybody's reach.
+        self.close_one(group).await;
         let transfers = self.transfers.clone();
         let opened = Group::open(group, replica, options, &self.turns, transfers).await?;
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
@@ -121,11 +126,10 @@ impl Groups {
         }
     }
 
-    /// Stops every replica.
+    /// Stops every replica, all at once: one that takes long holds up no other.
     pub async fn close(&self) {
-        for group in self.all() {
-            group.close().await;
-        }
+        let groups = self.all();
+        join_all(groups.iter().map(Group::close)).await;
         self.open.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

@@ -12,6 +12,7 @@ use crate::codec::{
     encode_offer_answer, encode_vote_response,
 };
 use crate::group::Group;
+use crate::runtime::spawn;
 
 /// What a message's payload is.
 pub type Kind = u8;
@@ -65,7 +66,7 @@ impl Group {
     /// Takes a message for this replica; the reply goes out when openraft has answered.
     pub(crate) fn take(&self, message: Envelope, reply: Reply) {
         let group = self.clone();
-        tokio::spawn(async move {
+        spawn(async move {
             match group.answer(message).await {
                 Ok(answer) => reply.ok(answer),
                 Err(refusal) => reply.refuse(refusal),

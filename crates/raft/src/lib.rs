@@ -18,6 +18,7 @@
 //! | `log_store` | a group's log is a stream of the node's WAL |
 //! | `replay` | what the log has beyond the store, applied before openraft starts |
 //! | `space` | whether the disks take more |
+//! | `closing` | whether the replica stops: heard by all that waits |
 //! | `applier` | entries → machine → one batch with the applied mark in it |
 //! | `snapshot` | what a snapshot is here: nothing, until it is sent |
 //! | `sending` | a snapshot to a follower: offered, sent, resumed |
@@ -28,6 +29,7 @@
 //! | `queue` | commands and reads that wait together travel together |
 //! | `damage` | what a replica found damaged of its own, and what its marks say it lost |
 //! | `groups` | all replicas of a node, by group |
+//! | `runtime`, `transport` | the seams: tasks, threads and chance; the network |
 //!
 //! No type of openraft stands in this crate's public API or in bytes on disk: the library
 //! is an alpha release, pinned, and may be replaced.
@@ -47,6 +49,7 @@
 //! patience).
 
 mod applier;
+mod closing;
 mod codec;
 mod damage;
 mod group;
@@ -56,14 +59,18 @@ mod log_store;
 mod network;
 mod queue;
 mod replay;
+pub mod runtime;
 mod sending;
 mod snapshot;
 mod space;
 mod taking;
+mod transport;
 mod types;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod storage_tests;
 #[cfg(test)]
 mod suite_tests;
 
@@ -77,6 +84,7 @@ pub use replay::Replay;
 pub use space::{Level, Space};
 /// The node's log, which the façade opens and the groups share.
 pub use stemedb_wal as wal;
+pub use transport::Transport;
 
 /// What a replicated command gave.
 #[derive(Clone, Debug, PartialEq, Eq)]

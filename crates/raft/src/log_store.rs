@@ -13,19 +13,21 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, RaftLogReader};
 use stemedb_types::{DecodeError, ReplicaId};
+use stemedb_wal::planted::{self, Bug};
 use stemedb_wal::{Completion, StreamId, Wal};
 use tokio::sync::oneshot;
 
+use crate::closing::Closing;
 use crate::codec::{
-    decode_log_id, decode_record, decode_record_term, decode_vote, encode_log_id, encode_record,
-    encode_vote,
+    decode_log_id, decode_record, decode_record_term, decode_vote, encode_generation,
+    encode_log_id, encode_record, encode_vote,
 };
 use crate::damage::Damages;
 use crate::space::Space;
@@ -46,12 +48,48 @@ pub(crate) struct LogStore {
     stream: StreamId,
     damages: Damages,
     space: Space,
+    /// A vote that is written too late, where that mistake is planted.
+    late_vote: Option<Bytes>,
+    closing: Closing,
+    installed: Installed,
+}
+
+/// The snapshot that was installed last, until the log is purged behind it: the index it ends at,
+/// and the generation of its rows. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Installed(Arc<Mutex<Option<(u64, u32)>>>);
+
+impl Installed {
+    pub(crate) fn set(&self, last: u64, generation: u32) {
+        *self.lock() = Some((last, generation));
+    }
+
+    /// The generation of a snapshot that a log purged up to `upto` begins behind.
+    fn covered(&self, upto: u64) -> Option<u32> {
+        self.lock().take_if(|(last, _)| *last <= upto).map(|(_, generation)| generation)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(u64, u32)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl LogStore {
     /// The log of this replica, as the WAL holds it.
     pub(crate) fn new(wal: Wal, replica: ReplicaId, space: Space, damages: Damages) -> Self {
-        Self { wal, stream: StreamId(replica.0), space, damages }
+        let (closing, installed) = (Closing::default(), Installed::default());
+        let stream = StreamId(replica.0);
+        Self { wal, stream, space, damages, late_vote: None, closing, installed }
+    }
+
+    /// The same, which waits for nothing any more once the replica stops.
+    pub(crate) fn until(self, closing: Closing) -> Self {
+        Self { closing, ..self }
+    }
+
+    /// Where the state machine says which snapshot it has installed.
+    pub(crate) fn installed(&self) -> Installed {
+        self.installed.clone()
     }
 
     /// An error on its way to openraft, which knows no kinds of them.
@@ -102,8 +140,9 @@ fn corrupt(cause: DecodeError) -> io::Error {
 type Finished = Result<(), stemedb_wal::Error>;
 
 impl LogStore {
-    /// Queues an operation, waiting for room if the WAL has none: an error would end the group,
-    /// and a full queue or disk is no reason for that. `then` is told when it is durable.
+    /// Queues an operation, waiting for room if the WAL has none, until the replica stops: an
+    /// error would end the group, and a full queue or disk is no reason for that. `then` is told
+    /// when it is durable.
     async fn queue(
         &self,
         then: impl FnOnce(Finished) + Send + 'static,
@@ -125,22 +164,23 @@ impl LogStore {
                     self.wal.when_room(Box::new(move || {
                         let _ = call.send(());
                     }));
-                    let _ = room.await;
+                    let _ = self.closing.unless(room).await?;
                 }
-                Err(stemedb_wal::Error::Full) => self.space.wait().await,
+                Err(stemedb_wal::Error::Full) => self.closing.unless(self.space.wait()).await?,
                 result => return result.map_err(|error| self.told(error)),
             }
         }
     }
 
-    /// Queues an operation and waits until it is durable.
+    /// Queues an operation and waits until it is durable, or the replica stops.
     async fn durably(
         &self,
         operation: impl Fn(&Wal, Completion) -> Finished + Sync,
     ) -> io::Result<()> {
         let (done, wait) = oneshot::channel();
         self.queue(move |finished| drop(done.send(finished)), operation).await?;
-        match wait.await {
+        // On a full disk the log's writer itself may wait.
+        match self.closing.unless(wait).await? {
             Ok(finished) => finished.map_err(io::Error::other),
             Err(_) => Err(io::Error::other("the log's writer is gone")),
         }
@@ -221,6 +261,13 @@ impl RaftLogStorage<Config> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let (stream, vote) = (self.stream, encode_vote(vote));
+        if planted::has(Bug::VoteNotPersisted) {
+            return Ok(());
+        }
+        if planted::has(Bug::VoteReordered) {
+            self.late_vote = Some(vote);
+            return Ok(());
+        }
         self.durably(|wal, done| wal.mark(stream, MARK_VOTE, vote.clone(), Some(done))).await
     }
 
@@ -230,7 +277,7 @@ impl RaftLogStorage<Config> for LogStore {
         match self.wal.mark(self.stream, MARK_COMMITTED, encode_log_id(&committed), None) {
             // Losing one costs a restart a little replay that waits for the leader.
             Ok(()) | Err(stemedb_wal::Error::Busy) => Ok(()),
-            Err(error) => Err(io::Error::other(error)),
+            Err(error) => Err(self.told(error)),
         }
     }
 
@@ -256,7 +303,11 @@ impl RaftLogStorage<Config> for LogStore {
         let stream = self.stream;
         let then =
             move |finished: Finished| callback.io_completed(finished.map_err(io::Error::other));
-        self.queue(then, |wal, done| wal.append(stream, first, records.clone(), done)).await
+        self.queue(then, |wal, done| wal.append(stream, first, records.clone(), done)).await?;
+        if let Some(vote) = self.late_vote.take() {
+            let _ = self.wal.mark(stream, MARK_VOTE, vote, None);
+        }
+        Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
@@ -270,8 +321,16 @@ impl RaftLogStorage<Config> for LogStore {
         // behind an installed snapshot the next entry follows what was purged, and nothing else.
         // It asks for a sync, or a log gone quiet would keep its segments until the next write.
         let (stream, note) = (self.stream, encode_log_id(&upto));
-        let purged = |_: Finished| {};
-        self.queue(purged, |wal, done| wal.purge_to(stream, upto.index(), note.clone(), Some(done)))
+        let ignored = |_: Finished| {};
+        self.queue(ignored, |wal, done| {
+            wal.purge_to(stream, upto.index(), note.clone(), Some(done))
+        })
+        .await?;
+        // Behind the purge, never before it: whoever finds the mark finds the log cut as well, and
+        // may take a log that ends before its store for one that lost something.
+        let Some(generation) = self.installed.covered(upto.index()) else { return Ok(()) };
+        let mark = encode_generation(generation);
+        self.queue(ignored, |wal, done| wal.mark(stream, MARK_GENERATION, mark.clone(), Some(done)))
             .await
     }
 }

@@ -19,7 +19,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use stemedb_rpc::{Envelope, Lane, Plane};
+use stemedb_rpc::{Envelope, Lane};
 use stemedb_types::{DecodeError, GroupId, NodeId, ReplicaId};
 use tokio::time::Instant;
 
@@ -30,12 +30,13 @@ use crate::codec::{
 use crate::inbound::kinds;
 use crate::sending::Sending;
 use crate::snapshot::SnapshotData;
+use crate::transport::Transport;
 use crate::types::{Config, Holder, Snapshot, Vote};
 
 /// Makes the links of one replica to its peers.
 #[derive(Clone)]
 pub(crate) struct Network {
-    pub(crate) plane: Arc<Plane>,
+    pub(crate) plane: Arc<dyn Transport>,
     pub(crate) group: GroupId,
     pub(crate) me: ReplicaId,
     /// Snapshots on their way.

@@ -8,20 +8,27 @@
 //! wait, and a read never joins a round that began before it came.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::ReadPolicy;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::rt::WatchReceiver;
+use openraft::{ReadPolicy, ServerState};
+use stemedb_types::GroupId;
+use stemedb_wal::planted::{self, Bug};
 use tokio::sync::mpsc;
 
-use crate::space::Space;
+use crate::closing::Closing;
+use crate::space::{Level, Space};
 use crate::types::{Answer, CommandBytes, Raft, WriteResult};
 use crate::{Error, Written};
 
 /// Most commands that wait for one group; one more is refused.
 pub(crate) const PROPOSALS_MAX: usize = 4096;
+/// Most bytes of commands that a group has taken and not answered; one that is too much is refused.
+/// Each stands in memory until then, and there are many groups.
+pub(crate) const PROPOSED_BYTES_MAX: usize = 64 << 20;
 /// Most reads that wait for one group; one more is refused.
 pub(crate) const READS_MAX: usize = 8192;
 /// Most commands handed over in one run.
@@ -40,16 +47,43 @@ pub struct Propose {
     pub done: Done,
 }
 
+/// A command that was taken, and its place.
+pub(crate) type Proposed = (Propose, Room);
+
+/// A place among the bytes that a group may have taken, given back when it is dropped.
+pub(crate) struct Room {
+    taken: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Room {
+    /// A place for so many bytes, if there is one.
+    pub(crate) fn take(taken: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let before = taken.fetch_add(bytes, Ordering::Relaxed);
+        let room = Self { taken: taken.clone(), bytes };
+        (before + bytes <= PROPOSED_BYTES_MAX).then_some(room)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// Takes the confirmed index of a read, once: this replica has applied it.
 pub type ReadDone = Box<dyn FnOnce(Result<u64, Error>) + Send>;
 
 /// Answers "unknown" if it is dropped unanswered: a command that was handed over and never came
 /// back may still be in a log.
-struct Handed(Option<Done>);
+struct Handed {
+    done: Option<Done>,
+    _room: Room,
+}
 
 impl Handed {
     fn answer(mut self, result: Result<Written, Error>) {
-        if let Some(done) = self.0.take() {
+        if let Some(done) = self.done.take() {
             done(result);
         }
     }
@@ -57,7 +91,7 @@ impl Handed {
 
 impl Drop for Handed {
     fn drop(&mut self) {
-        if let Some(done) = self.0.take() {
+        if let Some(done) = self.done.take() {
             done(Err(Error::Unknown));
         }
     }
@@ -65,11 +99,12 @@ impl Drop for Handed {
 
 /// Hands commands over in runs until the group's handles are gone. Behind `closing`, or once
 /// openraft has ended, or while the log may not grow, a command is not handed over: its caller
-/// hears that it is not applied.
+/// hears that it is not applied. What the façade let in may have waited here since.
 pub(crate) async fn propose_runs(
+    group: GroupId,
     raft: Raft,
-    mut queue: mpsc::Receiver<Propose>,
-    closing: Arc<AtomicBool>,
+    mut queue: mpsc::Receiver<Proposed>,
+    closing: Closing,
     space: Space,
 ) {
     let mut run = Vec::with_capacity(RUN_MAX);
@@ -80,20 +115,22 @@ pub(crate) async fn propose_runs(
             run.push(more);
         }
         metrics::counter!("stemedb_raft_proposals_total").increment(run.len() as u64);
-        for Propose { command, done } in run.drain(..) {
-            if closing.load(Ordering::Acquire) {
+        for (Propose { command, done }, room) in run.drain(..) {
+            if closing.is_said() {
                 done(Err(closed()));
                 continue;
             }
-            if space.is_held_up() {
+            // The meta group's few commands are let in at any level.
+            let spent = group != GroupId::META && space.level() == Level::Spent;
+            if spent || space.is_held_up() {
                 done(Err(Error::Overloaded));
                 continue;
             }
-            let handed = Handed(Some(done));
+            let handed = Handed { done: Some(done), _room: room };
             let answer = Answer::new(move |result: WriteResult| handed.answer(outcome(result)));
             if let Err(fatal) = raft.client_write_ff(CommandBytes(command), Some(answer)).await {
                 tracing::debug!(%fatal, "a command found its group stopped");
-                closing.store(true, Ordering::Release);
+                closing.say();
             }
         }
     }
@@ -134,6 +171,13 @@ pub(crate) async fn confirm_reads(raft: Raft, mut queue: mpsc::Receiver<ReadDone
 }
 
 async fn confirm(raft: &Raft) -> Result<u64, Error> {
+    if planted::has(Bug::StaleReadIndex) {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.state == ServerState::Leader {
+            return Ok(metrics.last_applied.as_ref().map_or(0, |id| id.index()));
+        }
+    }
     let linearizer = match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
         Ok(linearizer) => linearizer,
         Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
@@ -146,5 +190,23 @@ async fn confirm(raft: &Raft) -> Result<u64, Error> {
     match linearizer.await_ready(raft).await {
         Ok(_) => Ok(index),
         Err(fatal) => Err(Error::Stopped(fatal.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_beyond_the_bound_of_bytes_find_no_place_until_others_are_answered() {
+        let taken = Arc::default();
+        let first = Room::take(&taken, PROPOSED_BYTES_MAX - 10).expect("there is room");
+        let second = Room::take(&taken, 10).expect("there is room");
+        assert!(Room::take(&taken, 1).is_none());
+        drop(second);
+        assert!(Room::take(&taken, 11).is_none());
+        let third = Room::take(&taken, 10).expect("there is room again");
+        drop((first, third));
+        assert_eq!(taken.load(Ordering::Relaxed), 0);
     }
 }

@@ -17,7 +17,7 @@ use std::thread;
 use openraft::entry::RaftEntry;
 use stemedb_types::GroupId;
 
-use crate::applier::{Applier, FULL_RETRY_INTERVAL};
+use crate::applier::Applier;
 use crate::log_store::LogStore;
 use crate::types::Entry;
 
@@ -75,7 +75,8 @@ pub(crate) fn missing(log: &LogStore, applier: &Applier) -> io::Result<Range<u64
     Ok(start..committed.min(held.end).max(start))
 }
 
-/// Applies a range of entries, from [`missing`]. Blocks for as long as that takes.
+/// Applies a range of entries, from [`missing`]. Blocks for as long as that takes, or until the
+/// replica stops.
 pub(crate) fn replay(
     log: &LogStore,
     applier: &mut Applier,
@@ -92,6 +93,7 @@ pub(crate) fn replay(
         // A run that fails drops the receiver, and with it the reader's reason to go on.
         for run in runs {
             let run: Vec<Entry> = run?;
+            applier.check_closing()?;
             apply_patiently(applier, &run)?;
             progress.advance(group, run.len() as u64);
         }
@@ -106,7 +108,7 @@ fn apply_patiently(applier: &mut Applier, run: &[Entry]) -> io::Result<()> {
             Ok(_) => return Ok(()),
             Err(error) if applier.is_full() => {
                 tracing::warn!(%error, "the store is full; the replay waits");
-                thread::sleep(FULL_RETRY_INTERVAL);
+                applier.sleep_for_room()?;
             }
             Err(error) => return Err(error),
         }

@@ -6,13 +6,16 @@
 //! a node share one rate and [`SENDING_MAX`] turns; who has none waits, and keeps the log meanwhile.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use openraft::errors::{NetworkError, RPCError};
 use openraft::raft::SnapshotResponse;
 use stemedb_engine::{Error as StoreError, Group as EngineGroup, Outgoing, Sink, Terms, Throttle};
@@ -29,6 +32,7 @@ use crate::codec::{
 use crate::group::GroupOptions;
 use crate::inbound::kinds;
 use crate::network::{Link, RpcResult, failed};
+use crate::runtime::{blocking, is_hosted};
 use crate::snapshot::meta_of;
 use crate::types::{Config, LogId, SnapshotMeta, Vote};
 
@@ -36,6 +40,8 @@ use crate::types::{Config, LogId, SnapshotMeta, Vote};
 const SENDING_MAX: usize = 2;
 /// Pieces of a snapshot read ahead of the network.
 const PIECES_AHEAD: usize = 4;
+/// The same on a host, where a snapshot is read whole before it is sent: those are small.
+const PIECES_HELD: usize = 1 << 14;
 /// How long a view is kept while nobody asks for it.
 const VIEW_KEPT: Duration = Duration::from_secs(60);
 /// How long a follower has to say what it wants: it may be installing the very snapshot.
@@ -122,7 +128,7 @@ impl Views {
     /// Ends all views and waits until they hold on to nothing.
     pub(crate) async fn close(&self) {
         let views = std::mem::take(&mut *self.open());
-        let closing = tokio::task::spawn_blocking(move || {
+        let closing = blocking(move || {
             views.values().for_each(|view| view.close());
         });
         let _ = closing.await;
@@ -189,7 +195,7 @@ impl Link {
     async fn freeze(&self, store: EngineGroup) -> RpcResult<Arc<Outgoing>> {
         let sending = &self.network.sending;
         let (id, terms) = (self.network.plane.draw(), sending.terms.clone());
-        let begun = tokio::task::spawn_blocking(move || Outgoing::begin(&store, id, terms)).await;
+        let begun = blocking(move || Outgoing::begin(&store, id, terms)).await;
         let view = Arc::new(begun.map_err(lost)?.map_err(lost)?);
         let before = sending.views.open().insert(self.target, view.clone());
         end(before).await;
@@ -208,11 +214,16 @@ impl Link {
         let (group, to) = (self.network.group, self.node);
         tracing::info!(%group, %to, from_file = have, "sending a snapshot");
         let begun = Instant::now();
-        let (pieces, stream) = mpsc::channel(PIECES_AHEAD);
+        let (pieces, stream) = mpsc::channel(if is_hosted() { PIECES_HELD } else { PIECES_AHEAD });
         let bytes = Arc::new(AtomicU64::new(0));
-        view.send(generation, have, into(pieces, bytes.clone())).map_err(lost)?;
+        let (held, over) = sync_channel::<Infallible>(1);
+        view.send(generation, have, into(pieces, bytes.clone(), held)).map_err(lost)?;
+        if is_hosted() {
+            // Nothing happens beside the one thread: the sink lets go of this when it has it all.
+            let _ = over.recv();
+        }
         let header = self.envelope(kinds::SNAPSHOT, encode_snapshot_header(&vote, view.id()));
-        let stream = ReceiverStream::new(stream);
+        let stream = ReceiverStream::new(stream).boxed();
         let answer = self.network.plane.send_snapshot(self.node, header, stream).await;
         let (bytes, ms) = (bytes.load(Ordering::Relaxed), begun.elapsed().as_millis());
         tracing::info!(%group, %to, bytes, ms, taken = answer.is_ok(), "a snapshot's stream ended");
@@ -233,13 +244,18 @@ impl Link {
 /// Ends a view that is of no more use, and waits until it holds on to nothing.
 async fn end(view: Option<Arc<Outgoing>>) {
     if let Some(view) = view {
-        let _ = tokio::task::spawn_blocking(move || view.close()).await;
+        let _ = blocking(move || view.close()).await;
     }
 }
 
 /// Hands pieces on to the network, and counts them.
-fn into(pieces: mpsc::Sender<io::Result<Bytes>>, bytes: Arc<AtomicU64>) -> Sink {
+fn into(
+    pieces: mpsc::Sender<io::Result<Bytes>>,
+    bytes: Arc<AtomicU64>,
+    held: SyncSender<Infallible>,
+) -> Sink {
     Box::new(move |piece: Result<Bytes, StoreError>| {
+        let _until_it_is_over = &held;
         let length = piece.as_ref().map_or(0, Bytes::len) as u64;
         if pieces.blocking_send(piece.map_err(io::Error::other)).is_err() {
             return ControlFlow::Break(());

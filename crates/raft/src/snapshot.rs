@@ -14,8 +14,11 @@ use std::io;
 
 use openraft::RaftSnapshotBuilder;
 use stemedb_engine::{Group as EngineGroup, Incoming};
+use stemedb_wal::planted::{self, Bug};
 
 use crate::codec::decode_applied;
+use crate::damage::Damages;
+use crate::runtime::blocking;
 use crate::types::{Config, Snapshot, SnapshotMeta};
 
 /// A snapshot on its way.
@@ -28,7 +31,12 @@ pub(crate) enum SnapshotData {
 
 /// The snapshot that stands: the store up to its durable mark; `None` before the first flush.
 pub(crate) fn current(store: &EngineGroup) -> io::Result<Option<Snapshot>> {
-    let Some(mark) = store.durable_applied()? else { return Ok(None) };
+    let mark = if planted::has(Bug::PurgeAboveFlushed) {
+        store.applied()?
+    } else {
+        store.durable_applied()?
+    };
+    let Some(mark) = mark else { return Ok(None) };
     let meta = meta_of(&mark)?;
     Ok(Some(Snapshot { meta, snapshot: SnapshotData::Here(store.clone()) }))
 }
@@ -43,18 +51,19 @@ pub(crate) fn meta_of(mark: &[u8]) -> io::Result<SnapshotMeta> {
 /// Announces a snapshot.
 pub(crate) struct Builder {
     store: EngineGroup,
+    damages: Damages,
     flush: bool,
 }
 
 impl Builder {
     /// Of what is durable already.
-    pub(crate) fn of_durable(store: EngineGroup) -> Self {
-        Self { store, flush: false }
+    pub(crate) fn of_durable(store: EngineGroup, damages: Damages) -> Self {
+        Self { store, damages, flush: false }
     }
 
     /// Of everything applied: makes it durable first.
-    pub(crate) fn of_applied(store: EngineGroup) -> Self {
-        Self { store, flush: true }
+    pub(crate) fn of_applied(store: EngineGroup, damages: Damages) -> Self {
+        Self { store, damages, flush: true }
     }
 }
 
@@ -64,11 +73,9 @@ impl RaftSnapshotBuilder<Config> for Builder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         if self.flush {
             let store = self.store.store().clone();
-            tokio::task::spawn_blocking(move || store.flush())
-                .await
-                .map_err(io::Error::other)??;
+            blocking(move || store.flush()).await??;
         }
-        match current(&self.store)? {
+        match current(&self.store).inspect_err(|error| self.damages.note(error))? {
             Some(snapshot) => Ok(snapshot),
             // Nothing was ever applied: the empty store is its own snapshot.
             None => Ok(Snapshot {

@@ -8,7 +8,8 @@
 //!
 //! Should the log run out of room all the same (somebody else filled the volume at one stroke), an
 //! append waits: an error would end its group. It tells the façade at once, and tries again whenever
-//! the level changes. A group that waits answers nobody, so if it leads, another replica takes over.
+//! the level changes, until the replica stops. A group that waits answers nobody, so if it leads,
+//! another replica takes over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -118,7 +119,7 @@ mod tests {
     #[tokio::test]
     async fn an_append_that_waits_is_seen_and_goes_on_when_the_level_changes() {
         let space = Space::default();
-        let waiting = tokio::spawn({
+        let waiting = crate::runtime::spawn({
             let space = space.clone();
             async move { space.wait().await }
         });

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::codec::{Offer, OfferAnswer, decode_snapshot_header, encode_snapshot_response};
 use crate::group::Group;
 use crate::inbound::{broken, full, stopped};
+use crate::runtime::{blocking, is_hosted, spawn};
 use crate::snapshot::{SnapshotData, meta_of};
 use crate::space::Level;
 use crate::types::{LogId, Snapshot, Vote};
@@ -66,7 +67,7 @@ impl Staged {
     /// Gives up what is staged if no offer comes for a while.
     fn expire(self: &Arc<Self>) {
         let (staged, seen) = (Arc::downgrade(self), *self.offers.borrow());
-        tokio::spawn(async move {
+        spawn(async move {
             tokio::time::sleep(STAGED_KEPT).await;
             let Some(staged) = staged.upgrade() else { return };
             let mut slot = staged.slot.lock().await;
@@ -77,7 +78,7 @@ impl Staged {
                     files = incoming.have(),
                     "half a snapshot is given up: no more came"
                 );
-                let _ = tokio::task::spawn_blocking(move || drop(incoming)).await;
+                let _ = blocking(move || drop(incoming)).await;
             }
         });
     }
@@ -107,7 +108,7 @@ impl Group {
             Some(incoming) => incoming,
             None => {
                 let (store, id) = (self.applied.store(), offer.id);
-                let begun = tokio::task::spawn_blocking(move || Incoming::begin(&store, id)).await;
+                let begun = blocking(move || Incoming::begin(&store, id)).await;
                 begun.map_err(stopped)?.map_err(stopped)?
             }
         };
@@ -137,7 +138,8 @@ impl Group {
         let group = self.id();
         tracing::info!(%group, from_file = incoming.have(), "taking in a snapshot");
         let begun = Instant::now();
-        let (incoming, taken) = self.staged.fill(incoming, chunks, offers).await?;
+        let room = self.space.watch();
+        let (incoming, taken) = self.staged.fill(incoming, chunks, offers, room).await?;
         let (files, bytes, ms) = (incoming.have(), incoming.bytes(), begun.elapsed().as_millis());
         if let Err(cause) = taken {
             tracing::warn!(%group, files, bytes, ms, %cause, "a snapshot broke off");
@@ -183,34 +185,37 @@ impl Group {
 type Taken = Result<(), String>;
 
 impl Staged {
-    /// Feeds a stream to a thread that writes it, until it ends, breaks, or another is offered.
+    /// Feeds a stream to whoever writes it, until it ends, breaks, another is offered, or
+    /// it would take the disks' reserve: that is for what keeps the node going.
     async fn fill(
         &self,
         incoming: Incoming,
         mut chunks: SnapshotChunks,
         mut offers: watch::Receiver<u64>,
+        mut room: watch::Receiver<Level>,
     ) -> Result<(Incoming, Taken), Refusal> {
-        let (pieces, written) = mpsc::channel(PIECES_QUEUED_MAX);
-        let done = self.write(incoming, written).await?;
+        let mut scribe = self.scribe(incoming).await?;
         let fed = loop {
             let piece = tokio::select! {
                 biased;
                 _ = offers.changed() => break Err("another one is offered".to_owned()),
+                _ = room.wait_for(|level| *level != Level::Open) => {
+                    break Err("this node's disks are full".to_owned());
+                }
                 piece = chunks.next() => piece,
             };
             match piece {
                 None => break Ok(()),
                 Some(Err(cause)) => break Err(cause.to_string()),
-                // The thread has refused it; it says why.
+                // Refused: it says why when it ends.
                 Some(Ok(piece)) => {
-                    if pieces.send(piece).await.is_err() {
+                    if !scribe.takes(piece).await {
                         break Ok(());
                     }
                 }
             }
         };
-        drop(pieces);
-        let (incoming, written) = done.await.map_err(stopped)?;
+        let (incoming, written) = scribe.end().await?;
         let taken = match written {
             Err(cause) => Err(cause.to_string()),
             // However the connection ended: nothing is missing.
@@ -220,25 +225,63 @@ impl Staged {
         Ok((incoming, taken))
     }
 
-    /// Starts the thread that writes and checks.
-    async fn write(
-        &self,
-        mut incoming: Incoming,
-        mut pieces: mpsc::Receiver<Bytes>,
-    ) -> Result<oneshot::Receiver<(Incoming, Result<(), StoreError>)>, Refusal> {
+    /// Starts the thread that writes and checks; on a host, there is none.
+    async fn scribe(&self, mut incoming: Incoming) -> Result<Scribe, Refusal> {
+        if is_hosted() {
+            return Ok(Scribe::Here { incoming: Box::new(incoming), written: Ok(()) });
+        }
         let writing = self.writing.clone().acquire_owned().await.map_err(stopped)?;
+        let (pieces, mut taken) = mpsc::channel(PIECES_QUEUED_MAX);
         let (tell, done) = oneshot::channel();
         let thread = std::thread::Builder::new().name("snapshot-in".to_owned());
         let started = thread.spawn(move || {
             let _ = rustix::process::setpriority_process(None, NICENESS);
-            let written = take_all(&mut incoming, &mut pieces);
+            let written = take_all(&mut incoming, &mut taken);
             incoming.break_off();
-            drop(pieces);
+            drop(taken);
             let _ = tell.send((incoming, written));
             drop(writing);
         });
         started.map_err(stopped)?;
-        Ok(done)
+        Ok(Scribe::There { pieces, done })
+    }
+}
+
+/// Who writes and checks what comes.
+enum Scribe {
+    /// A thread.
+    There {
+        pieces: mpsc::Sender<Bytes>,
+        done: oneshot::Receiver<(Incoming, Result<(), StoreError>)>,
+    },
+    /// Whoever receives it.
+    Here { incoming: Box<Incoming>, written: Result<(), StoreError> },
+}
+
+impl Scribe {
+    /// Hands a piece over; whether more is wanted.
+    async fn takes(&mut self, piece: Bytes) -> bool {
+        match self {
+            Scribe::There { pieces, .. } => pieces.send(piece).await.is_ok(),
+            Scribe::Here { incoming, written } => {
+                *written = incoming.take(&piece);
+                written.is_ok()
+            }
+        }
+    }
+
+    /// Returns what was written once it is, and whether all that came could be.
+    async fn end(self) -> Result<(Incoming, Result<(), StoreError>), Refusal> {
+        match self {
+            Scribe::There { pieces, done } => {
+                drop(pieces);
+                done.await.map_err(stopped)
+            }
+            Scribe::Here { mut incoming, written } => {
+                incoming.break_off();
+                Ok((*incoming, written))
+            }
+        }
     }
 }
 
@@ -248,4 +291,29 @@ fn take_all(incoming: &mut Incoming, pieces: &mut mpsc::Receiver<Bytes>) -> Resu
         incoming.take(&piece)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stemedb_engine::{Budget, Group as EngineGroup, RocksStore};
+    use stemedb_types::GroupId;
+
+    #[tokio::test]
+    async fn a_stream_breaks_off_once_it_would_fill_the_reserve() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(dir.path(), Budget::default()).unwrap();
+        let group = EngineGroup::open(Arc::new(store), GroupId(1)).unwrap();
+        let (staged, space) = (Staged::default(), crate::Space::default());
+        let incoming = Incoming::begin(&group, 1).unwrap();
+        let silent = SnapshotChunks::from_stream(futures_util::stream::pending());
+        let filling = staged.fill(incoming, silent, staged.offers.subscribe(), space.watch());
+        tokio::pin!(filling);
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut filling).await;
+        assert!(early.is_err(), "there is room");
+        space.set(Level::Full);
+        let ended = tokio::time::timeout(Duration::from_secs(10), filling).await;
+        let (_, taken) = ended.expect("it hears of it").expect("it was taken");
+        assert_eq!(taken, Err("this node's disks are full".to_owned()));
+    }
 }

@@ -65,7 +65,7 @@ impl RaftTypeConfig for Config {
     type Vote = openraft::impls::Vote<Self::LeaderId>;
     type Payload = openraft::EntryPayload<CommandBytes, u64, Holder>;
     type Entry = openraft::Entry<CommittedLeader, Self::Payload>;
-    type AsyncRuntime = openraft_rt_tokio::TokioRuntime;
+    type AsyncRuntime = crate::runtime::Runtime;
     type Responder<T>
         = Answer<T>
     where

@@ -74,7 +74,16 @@ async fn serve(settings: Settings, until_stdin_ends: bool) -> Result<(), Failure
         tracing::warn!("the node did not come to rest");
     }
     upkeep.abort();
-    result
+    // A disk that failed on the way down: a supervisor that hears of success would not look.
+    let failed = node.fatal().borrow().clone();
+    result.and(failed.map_or(Ok(()), |fatal| Err(failure(fatal))))
+}
+
+fn failure(fatal: Fatal) -> Failure {
+    match fatal {
+        Fatal::Setting(reason) => Failure::new(ERROR, reason),
+        Fatal::Disk(reason) => Failure::new(DISK, reason),
+    }
 }
 
 /// The two HTTP ports, bound.

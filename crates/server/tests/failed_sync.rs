@@ -162,3 +162,25 @@ async fn a_sync_of_the_log_that_fails_ends_the_node_and_loses_nothing() {
 async fn a_sync_of_the_store_that_fails_ends_the_node_and_loses_nothing() {
     a_sync_fails_below("db", "Input/output error").await;
 }
+
+#[tokio::test]
+async fn a_sync_of_the_log_that_fails_on_the_way_down_is_told_by_the_exit_code() {
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(library) = library(scratch.path()) else { return };
+    let trigger = scratch.path().join("now");
+    let mut cluster = Cluster::placed();
+    for number in [1, 2] {
+        cluster.start_node(number);
+    }
+    let peers = cluster.peers();
+    let dir = cluster.nodes[0].dir().join("wal");
+    cluster.nodes[0].start_with(&peers, |command| {
+        command.env("LD_PRELOAD", &library).env("EIO_DIR", &dir).env("EIO_WHEN", &trigger);
+    });
+    cluster.wait_ready().await;
+    cluster.nodes[0].ask_to_end();
+    // Its doors are still open, and the disk under them fails.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    std::fs::write(&trigger, "").unwrap();
+    assert_eq!(cluster.nodes[0].wait_for_end(), Some(74));
+}

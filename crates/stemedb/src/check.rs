@@ -192,6 +192,7 @@ pub fn repair(
         let (gave_up, refused) = (mend.gave_up, mend.refused);
         return Ok(RepairReport { gave_up, refused, now: assess(facts) });
     }
+    mend.keep_what_the_store_lost(&facts);
     mend.log(&facts, &[])?;
     // What is damaged still was not flushed.
     let facts = gather(wal_dir, db_dir, progress)?;
@@ -297,6 +298,27 @@ impl Facts {
         }
         own.extend(identity.meta_replica.map(|replica| (GroupId::META, replica)));
         own
+    }
+
+    /// Whether a group goes on without this node.
+    fn goes_on_elsewhere(&self, group: GroupId) -> bool {
+        self.identity.as_ref().is_some_and(|identity| identity.goes_on_elsewhere(group))
+    }
+
+    /// Whether a fault hits what does not go on without this node; one of no known group may hit
+    /// all it has.
+    fn hits_what_is_needed(&self, fault: &CheckFault) -> bool {
+        match fault.groups.as_slice() {
+            [] => self.identity.as_ref().is_some_and(Identity::is_needed),
+            hit => hit.iter().any(|group| !self.goes_on_elsewhere(*group)),
+        }
+    }
+
+    /// Whether a group's rows may be damaged.
+    fn store_is_damaged(&self, group: GroupId) -> bool {
+        let faults = self.store.iter().flat_map(|store| &store.faults);
+        let mut hit = faults.map(|fault| fault.groups.as_slice());
+        hit.any(|groups| groups.is_empty() || groups.contains(&group))
     }
 
     fn group_of(&self, stream: StreamId) -> Option<GroupId> {
@@ -416,9 +438,9 @@ fn assess(facts: Facts) -> CheckReport {
         let cause = group.quarantined.clone().unwrap_or_default();
         report.notes.push(format!("{name} is set aside on this node: {cause}"));
     }
-    report.faults.extend(facts.faults);
+    report.faults.extend(facts.faults.iter().cloned());
     for fault in &mut report.faults {
-        fault.advice = advice(fault, alone);
+        fault.advice = advice(fault, facts.hits_what_is_needed(fault));
     }
     report
 }
@@ -465,12 +487,12 @@ fn ahead(group: &CheckedGroup) -> Option<String> {
 }
 
 /// What happens at the next start, and what a person can do. Pure.
-fn advice(fault: &CheckFault, alone: bool) -> &'static str {
+fn advice(fault: &CheckFault, needed: bool) -> &'static str {
     let stops = fault.advice == REJOIN || fault.groups.is_empty();
     match (fault.advice, fault.place) {
         (NEWER, _) => NEWER,
-        (_, Place::Log) if alone => REPAIR,
-        (_, _) if alone => BACKUP,
+        (_, Place::Log) if needed => REPAIR,
+        (_, _) if needed => BACKUP,
         (_, _) if stops || fault.groups.contains(&GroupId::META) => REJOIN,
         _ => SET_ASIDE,
     }
@@ -497,15 +519,17 @@ struct Plan {
     give_up: Vec<StreamId>,
 }
 
-/// Decides what a repair gives up: damaged streams of shards that other nodes have. The meta
+/// Decides what a repair gives up: damaged streams of shards that go on at other nodes. The meta
 /// group's is kept: without it the node does not know what it holds. Pure.
 fn plan(facts: &Facts) -> Plan {
     let mut plan = Plan::default();
-    let Some(log) = facts.log.as_ref().filter(|_| !facts.is_alone()) else { return plan };
+    let Some(log) = &facts.log else { return plan };
     for stream in log.streams.iter().filter(|stream| stream.damaged) {
         let group = facts.group_of(stream.stream);
-        let Some(group) = group.filter(|group| *group != GroupId::META) else { continue };
-        if !facts.aside.contains_key(&group) {
+        let gives_up = |group: &GroupId| *group != GroupId::META && facts.goes_on_elsewhere(*group);
+        let Some(group) = group.filter(gives_up) else { continue };
+        let aside = facts.aside.get(&group);
+        if aside.is_none_or(|entry| entry.replica.0 != stream.stream.0) {
             let hit = log.damage.iter().find(|damage| damage.streams.contains(&stream.stream));
             let cause = hit.map_or_else(
                 || "its stream is damaged".to_owned(),
@@ -529,8 +553,25 @@ struct Mend<'d> {
 }
 
 impl Mend<'_> {
+    /// Says which entries are not let go of although the store had flushed them.
+    fn keep_what_the_store_lost(&mut self, facts: &Facts) {
+        let streams = facts.log.iter().flat_map(|log| &log.streams);
+        let groups = streams.filter(|stream| stream.damaged);
+        let groups = groups.filter_map(|stream| facts.group_of(stream.stream));
+        for group in groups.filter(|group| facts.store_is_damaged(*group)) {
+            let name = group_name(group);
+            self.refused.push(format!(
+                "the log's entries of {name} are kept: its rows in the store are damaged, too"
+            ));
+        }
+    }
+
     fn log(&mut self, facts: &Facts, give_up: &[StreamId]) -> Result<(), CheckError> {
-        let flushed = |stream: StreamId| facts.flushed(facts.group_of(stream)?);
+        // What a damaged table has flushed may be gone with it: then the log's entries are needed.
+        let flushed = |stream: StreamId| {
+            let group = facts.group_of(stream)?;
+            if facts.store_is_damaged(group) { None } else { facts.flushed(group) }
+        };
         match log::repair(self.wal_dir, &flushed, give_up) {
             Ok(given_up) => self.gave_up.extend(given_up.iter().map(ToString::to_string)),
             Err(wal::OpenError::InUse) => {

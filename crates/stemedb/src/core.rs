@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admit::Lookups;
 use crate::damage::Findings;
+use crate::disk::Living;
 use crate::founding::Description;
 use crate::identity::IdentityFiles;
 use crate::options::{Auth, Fatal};
@@ -66,6 +67,7 @@ pub(crate) struct Core {
     /// What the disks can take, here and at peers.
     pub(crate) disks: Disks,
     identity: Mutex<IdentityFiles>,
+    living_log: Mutex<Living>,
     plane: OnceLock<Arc<Plane>>,
     pub(crate) gossip: Option<membership::Handle>,
     /// The newest meta state applied here: read on every request, replaced whole.
@@ -133,6 +135,7 @@ impl Core {
             replay: Replay::default(),
             disks: parts.disks,
             identity: Mutex::new(parts.identity),
+            living_log: Mutex::default(),
             plane: OnceLock::new(),
             gossip: parts.gossip,
             meta: ArcSwap::default(),
@@ -197,6 +200,12 @@ impl Core {
     pub(crate) fn node_at(&self, http: &str) -> Option<NodeId> {
         let state = self.meta.load();
         state.nodes.values().find(|node| node.addresses.http == http).map(|node| node.id)
+    }
+
+    /// Bytes of the log that a start would replay, and a cut behind a flush makes fewer.
+    pub(crate) fn living_log_bytes(&self) -> u64 {
+        let (live_bytes, quarantined) = (self.wal.stats().live_bytes, self.wal.quarantined().len());
+        locked(&self.living_log).bytes(live_bytes, quarantined)
     }
 
     /// Whether a meta quorum was heard of lately.

@@ -9,13 +9,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use stemedb_raft::wal::StreamId;
 use stemedb_raft::{Damage, Part};
 use stemedb_types::{GroupId, ReplicaId};
 use tokio::sync::mpsc;
 
 use crate::core::{Core, locked, now_ms};
 use crate::options::Fatal;
-use crate::quarantine::{Entry, Verdict, judge};
+use crate::quarantine::{Entry, Verdict, goes_on_without, judge};
 
 /// Most findings that wait to be judged; one more is dropped, for what is damaged is found again.
 const FINDINGS_MAX: usize = 256;
@@ -38,8 +39,9 @@ impl Findings {
         (Self(report), findings)
     }
 
-    pub(crate) fn report(&self, finding: Finding) {
-        let _ = self.0.try_send(finding);
+    /// Whether it will be judged; if not, it is to be reported again.
+    pub(crate) fn report(&self, finding: Finding) -> bool {
+        self.0.try_send(finding).is_ok()
     }
 }
 
@@ -65,7 +67,7 @@ pub(crate) fn repair_command(wal_dir: &Path, db_dir: &Path) -> String {
     format!("stemedb check --repair --wal-dir {wal} --db-dir {db}")
 }
 
-/// Judges findings until the node stops.
+/// Judges findings until the node stops, or one of them ends it.
 pub(crate) async fn act_on_findings(core: Arc<Core>, mut findings: mpsc::Receiver<Finding>) {
     loop {
         let finding = tokio::select! {
@@ -74,7 +76,7 @@ pub(crate) async fn act_on_findings(core: Arc<Core>, mut findings: mpsc::Receive
         };
         let Some(finding) = finding else { return };
         if let Err(fatal) = core.settle_damage(finding).await {
-            core.fail(fatal);
+            return core.fail(fatal);
         }
     }
 }
@@ -91,8 +93,9 @@ impl Core {
                 count(damage.part);
                 let command = repair_command(&self.wal_dir, &self.db_dir);
                 return Err(Fatal::Disk(format!(
-                    "{} is damaged and no other node has it: {}; nothing was changed: stop the node and run {command}",
+                    "{} is damaged and no other node {}: {}; nothing was changed: stop the node and run {command}",
                     group_name(group),
+                    if group == GroupId::META { "votes in it" } else { "has it" },
                     damage.cause
                 )));
             }
@@ -101,23 +104,25 @@ impl Core {
         count(damage.part);
         tracing::error!(%group, %replica, part = part_name(damage.part), cause = damage.cause,
             "a replica is damaged: it is set aside, and the group goes on without it");
+        // It promises nothing more, and the log keeps nothing for it.
+        self.wal.quarantine(StreamId(replica.0), &damage.cause);
         let entry = Entry { replica, damage, since_ms: now_ms() };
         self.quarantine.set_aside(group, entry);
-        self.close_group(group).await;
-        self.save_quarantine().await
+        let (saved, ()) = tokio::join!(self.save_quarantine(), self.close_group(group));
+        saved
     }
 
-    /// Which replica of a group is this node's, and whether others hold the group as well.
+    /// Which replica of a group is this node's, and whether the group goes on without it.
     fn holders(&self, group: GroupId) -> (Option<ReplicaId>, bool) {
         let state = self.meta.load();
         let replicas = state.layout.replicas(group).unwrap_or_default();
         if replicas.is_empty() && group == GroupId::META {
             // Its rows can't be read or have no layout yet: the identity knows.
             let identity = self.identity();
-            return (identity.get().meta_replica, !identity.get().is_alone());
+            return (identity.get().meta_replica, identity.get().goes_on_elsewhere(group));
         }
         let own = replicas.iter().find(|own| own.node == self.node).map(|own| own.id);
-        (own, replicas.iter().any(|other| other.node != self.node))
+        (own, goes_on_without(&state.layout, group, self.node))
     }
 
     /// Ends this node's replica of a group; what waited for it is not waited for any more.
@@ -126,10 +131,10 @@ impl Core {
         locked(&self.caught_up).remove(&group);
     }
 
-    /// Makes what is set aside last over a restart.
+    /// Makes what is set aside last over a restart; on a full disk, once there is room.
     pub(crate) async fn save_quarantine(&self) -> Result<(), Fatal> {
         let quarantine = self.quarantine.clone();
-        let saved = tokio::task::spawn_blocking(move || quarantine.save()).await;
+        let saved = tokio::task::spawn_blocking(move || quarantine.save_if_there_is_room()).await;
         let failed = |cause: String| Fatal::Disk(format!("write the quarantine file: {cause}"));
         match saved {
             Ok(Ok(())) => Ok(()),

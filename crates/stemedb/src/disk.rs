@@ -73,6 +73,31 @@ pub(crate) fn lets_in(level: Level, write: &Write) -> bool {
     level <= worst
 }
 
+/// The live bytes of a log but for those that nothing makes fewer: the entries of quarantined
+/// streams. The log counts both together, so they are told apart by time: what has been there ever
+/// since the same streams are quarantined counts as theirs. At first that is too much by what the
+/// others had there, until the log is cut behind a flush.
+#[derive(Debug, Default)]
+pub(crate) struct Living {
+    quarantined: usize,
+    least_bytes: u64,
+}
+
+impl Living {
+    /// The bytes, from what the log says of all and how many of its streams are quarantined.
+    pub(crate) fn bytes(&mut self, live_bytes: u64, quarantined: usize) -> u64 {
+        if quarantined == 0 {
+            *self = Self::default();
+            return live_bytes;
+        }
+        if self.quarantined != quarantined {
+            *self = Self { quarantined, least_bytes: live_bytes };
+        }
+        self.least_bytes = self.least_bytes.min(live_bytes);
+        live_bytes - self.least_bytes
+    }
+}
+
 /// Whether a log of this many live bytes may not grow for now. It may again once a sixteenth of
 /// `stop_bytes` has gone.
 pub(crate) fn holds_up(before: bool, live_bytes: u64, stop_bytes: u64) -> bool {
@@ -125,6 +150,19 @@ mod tests {
         ] {
             assert_eq!(marks.level(before, free), after, "from {before:?} with {free} free");
         }
+    }
+
+    #[test]
+    fn what_a_quarantined_stream_keeps_does_not_make_a_log_long() {
+        let mut living = Living::default();
+        assert_eq!(living.bytes(300, 0), 300);
+        assert_eq!(living.bytes(300, 1), 0, "at first all counts as its own");
+        assert_eq!(living.bytes(450, 1), 150);
+        assert_eq!(living.bytes(260, 1), 0, "the others were cut");
+        assert_eq!(living.bytes(450, 1), 190);
+        assert_eq!(living.bytes(450, 2), 0, "another one");
+        assert_eq!(living.bytes(500, 2), 50);
+        assert_eq!(living.bytes(500, 0), 500);
     }
 
     #[test]

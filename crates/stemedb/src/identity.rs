@@ -19,9 +19,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use stemedb_types::{ClusterId, DecodeError, Decoder, Encoder, NodeId, ReplicaId};
+use stemedb_types::{ClusterId, DecodeError, Decoder, Encoder, GroupId, NodeId, ReplicaId};
 
 use crate::founding::Proposal;
+use crate::quarantine::goes_on_without;
 use crate::replace_file::replace_file;
 
 const FILE: &str = "IDENTITY";
@@ -85,8 +86,7 @@ impl Identity {
     /// Whether nobody else was ever given a replica of what this node holds: it has no cluster
     /// yet, or founded it with itself as the only member.
     pub(crate) fn is_alone(&self) -> bool {
-        let proposal = self.proposal.as_deref().map(Proposal::decode);
-        match (self.cluster, proposal) {
+        match (self.cluster, self.founding()) {
             (None, _) => true,
             // It was let in by others.
             (Some(_), None) => false,
@@ -94,6 +94,42 @@ impl Identity {
             // It can't be told, so nothing is risked.
             (Some(_), Some(Err(_))) => true,
         }
+    }
+
+    /// Whether a group goes on without this node, as far as its founding tells.
+    pub(crate) fn goes_on_elsewhere(&self, group: GroupId) -> bool {
+        match (self.cluster, self.founding()) {
+            // It was let in by others.
+            (Some(_), None) => true,
+            (Some(_), Some(Ok(founding))) => goes_on_without(&founding.layout, group, self.node),
+            // It has no cluster yet; or it can't be told, so nothing is risked.
+            (None, _) | (Some(_), Some(Err(_))) => false,
+        }
+    }
+
+    /// Whether a group that this node holds does not go on without it.
+    pub(crate) fn is_needed(&self) -> bool {
+        let Some(Ok(founding)) = self.founding() else {
+            return !self.goes_on_elsewhere(GroupId::META);
+        };
+        let held = |group: &GroupId| {
+            let replicas = founding.layout.replicas(*group).unwrap_or_default();
+            replicas.iter().any(|replica| replica.node == self.node)
+        };
+        founding.layout.groups().filter(held).any(|group| !self.goes_on_elsewhere(group))
+    }
+
+    /// This node's replicas of groups that go on without it, as far as its founding tells.
+    pub(crate) fn spared_replicas(&self) -> Vec<ReplicaId> {
+        let Some(Ok(founding)) = self.founding() else { return Vec::new() };
+        let layout = &founding.layout;
+        let spared = layout.groups().filter(|group| self.goes_on_elsewhere(*group));
+        let replicas = spared.flat_map(|group| layout.replicas(group).unwrap_or_default());
+        replicas.filter(|own| own.node == self.node).map(|own| own.id).collect()
+    }
+
+    fn founding(&self) -> Option<Result<Proposal, DecodeError>> {
+        self.proposal.as_deref().map(Proposal::decode)
     }
 
     /// It is part of nothing and has promised nothing.
@@ -113,57 +149,27 @@ impl IdentityFiles {
     /// Reads the identity of two volumes, or gives blank ones the id `fresh`.
     pub(crate) fn open(wal: &Path, db: &Path, fresh: NodeId) -> Result<Self, IdentityError> {
         let dirs = [wal.to_owned(), db.to_owned()];
-        let mismatch = |cause: String| IdentityError::Mismatch {
-            wal: wal.to_owned(),
-            db: db.to_owned(),
-            cause,
+        let blank = || Identity {
+            node: fresh,
+            cluster: None,
+            incarnation: 0,
+            proposal: None,
+            meta_replica: None,
         };
-        let identity = match (read(wal)?, read(db)?) {
-            (None, None) => {
-                let blank = Identity {
-                    node: fresh,
-                    cluster: None,
-                    incarnation: 0,
-                    proposal: None,
-                    meta_replica: None,
-                };
-                let files = Self { dirs, identity: blank };
-                files.write()?;
-                return Ok(files);
-            }
-            (Some(one), Some(two)) if one.node != two.node => {
-                return Err(mismatch(format!("one is node {}, the other {}", one.node, two.node)));
-            }
-            (Some(one), Some(two)) => newer(one, two),
-            // The power went between the two first files: nobody has heard of this id yet.
-            (Some(one), None) | (None, Some(one)) if one.is_unheard_of() => {
-                let files = Self { dirs, identity: one };
-                files.write()?;
-                return Ok(files);
-            }
-            (Some(one), None) => {
-                return Err(mismatch(format!(
-                    "the store's is blank, the log's is node {}",
-                    one.node
-                )));
-            }
-            (None, Some(two)) => {
-                return Err(mismatch(format!(
-                    "the log's is blank, the store's is node {}",
-                    two.node
-                )));
-            }
+        let (identity, stands) = match read_both(wal, db)? {
+            None => (blank(), false),
+            Some(found) => found,
         };
-        Ok(Self { dirs, identity })
+        let files = Self { dirs, identity };
+        if !stands {
+            files.write()?;
+        }
+        Ok(files)
     }
 
     /// Who the node of two volumes is, if both say the same; nothing is written.
     pub(crate) fn peek(wal: &Path, db: &Path) -> Result<Option<Identity>, IdentityError> {
-        match (read(wal)?, read(db)?) {
-            (None, None) => Ok(None),
-            // No identity is made: one of the two is there.
-            _ => Self::open(wal, db, NodeId(0)).map(|files| Some(files.identity)),
-        }
+        Ok(read_both(wal, db)?.map(|(identity, _)| identity))
     }
 
     /// Who this node is.
@@ -191,6 +197,29 @@ impl IdentityFiles {
             replace_file(&path, &bytes).map_err(|cause| IdentityError::Io { path, cause })?;
         }
         Ok(())
+    }
+}
+
+/// Who the node of two volumes is, and whether that stands on both; nothing if both are blank.
+fn read_both(wal: &Path, db: &Path) -> Result<Option<(Identity, bool)>, IdentityError> {
+    let mismatch = |cause: String| {
+        let (wal, db) = (wal.to_owned(), db.to_owned());
+        Err(IdentityError::Mismatch { wal, db, cause })
+    };
+    match (read(wal)?, read(db)?) {
+        (None, None) => Ok(None),
+        (Some(one), Some(two)) if one.node != two.node => {
+            mismatch(format!("one is node {}, the other {}", one.node, two.node))
+        }
+        (Some(one), Some(two)) => Ok(Some((newer(one, two), true))),
+        // The power went between the two first files: nobody has heard of this id yet.
+        (Some(one), None) | (None, Some(one)) if one.is_unheard_of() => Ok(Some((one, false))),
+        (Some(one), None) => {
+            mismatch(format!("the store's is blank, the log's is node {}", one.node))
+        }
+        (None, Some(two)) => {
+            mismatch(format!("the log's is blank, the store's is node {}", two.node))
+        }
     }
 }
 
@@ -296,6 +325,9 @@ mod tests {
             let [wal, db] = [dirs[0].path(), dirs[1].path()];
             IdentityFiles::open(wal, db, NodeId(1)).unwrap();
             fs::remove_file(dirs[lost].path().join(FILE)).unwrap();
+            let seen = IdentityFiles::peek(wal, db).unwrap().unwrap();
+            assert_eq!(seen.node, NodeId(1));
+            assert!(!dirs[lost].path().join(FILE).exists(), "a look changes nothing");
             let again = IdentityFiles::open(wal, db, NodeId(2)).unwrap();
             assert_eq!(again.get().node, NodeId(1));
             assert!(dirs[lost].path().join(FILE).exists());

@@ -336,7 +336,7 @@ async fn lead_meta(core: &Arc<Core>, group: &Group, state: &MetaState) {
 }
 
 /// The first members vote: an odd number, at most [`META_VOTERS_MAX`].
-fn meta_voters(replicas: &[Replica]) -> BTreeSet<ReplicaId> {
+pub(crate) fn meta_voters(replicas: &[Replica]) -> BTreeSet<ReplicaId> {
     let count = replicas.len().min(META_VOTERS_MAX);
     let odd = if count.is_multiple_of(2) { count.saturating_sub(1) } else { count };
     replicas.iter().take(odd.max(1)).map(|replica| replica.id).collect()

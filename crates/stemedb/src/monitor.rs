@@ -1,10 +1,11 @@
-//! Watches what sends no events: the log's health and length, the meta quorum, the gauges.
+//! Watches what sends no events: the log's length, the meta quorum, the gauges.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use stemedb_engine::Health;
-use stemedb_raft::Leadership;
+use stemedb_raft::wal::StreamId;
+use stemedb_raft::{Damage, Leadership, Part};
 use stemedb_types::GroupId;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -12,7 +13,7 @@ use crate::core::{Core, locked};
 use crate::damage::{Finding, show_counters};
 use crate::options::Fatal;
 
-/// Between two looks. A failed disk stops the log's writer at once; this only says so.
+/// Between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A log may grow to this many times its bound while a snapshot is on its way.
 const PATIENCE_FACTOR: u64 = 3;
@@ -37,19 +38,31 @@ pub(crate) async fn monitor(core: Arc<Core>) {
             () = core.stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        look_at_the_disk(&core);
         show_gauges(&core);
         save_incarnation(&core);
+        if core.quarantine.is_unsaved()
+            && let Err(fatal) = core.save_quarantine().await
+        {
+            core.fail(fatal);
+        }
         still_long = shorten_the_log(&core, still_long).await;
     }
 }
 
-fn look_at_the_disk(core: &Core) {
+/// Looks whether the log has failed, or a group has stopped: neither says so by itself, and what
+/// waits for a disk must not keep anybody from hearing it.
+pub(crate) fn look_at_the_disk(core: &Core) {
     if let Some(cause) = core.wal.poisoned() {
         core.fail(Fatal::Disk(format!("the log's disk failed: {cause}")));
     }
+    let lost = core.wal.quarantined();
     for group in core.groups.all() {
-        if let Some(damage) = group.damage() {
+        let stream = StreamId(group.replica().0);
+        if let Some((_, cause)) = lost.iter().find(|(lost, _)| *lost == stream) {
+            let damage = Damage { part: Part::Log, cause: cause.clone() };
+            let (group, replica) = (group.id(), group.replica());
+            core.findings.report(Finding { group, replica, damage });
+        } else if let Some(damage) = group.damage() {
             let (group, replica) = (group.id(), group.replica());
             core.findings.report(Finding { group, replica, damage });
         } else if let Some(cause) = group.stopped()
@@ -121,7 +134,7 @@ fn save_incarnation(core: &Core) {
 /// snapshot is waited for longer, or it would need the next one when it has this. Returns
 /// whether the log is long.
 async fn shorten_the_log(core: &Arc<Core>, still_long: bool) -> bool {
-    let live_bytes = core.wal.stats().live_bytes;
+    let live_bytes = core.living_log_bytes();
     let long = live_bytes >= core.live_log_bytes_max;
     let groups = core.groups.all();
     // A flush for which there is no space would only fail, and while the log is replayed nothing

@@ -1,5 +1,6 @@
 //! A node: started, asked, stopped.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -8,12 +9,12 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rand::RngExt;
-use stemedb_engine::{Budget, RocksStore, SNAPSHOT_FILE_BYTES_MAX, Store};
+use stemedb_engine::{Budget, Health, RocksStore, SNAPSHOT_FILE_BYTES_MAX, Store};
 use stemedb_machine::meta::{ApiKey, IfExists, MetaAnswer, MetaCommand, NewKey, Project};
 use stemedb_membership::{self as membership, Membership, Secret, Timing};
-use stemedb_raft::wal::{OnDamage, Recovery, Wal};
+use stemedb_raft::wal::{self, OnDamage, OpenError, Recovery, StreamId, Wal};
 use stemedb_rpc::{Limits, Plane, PlaneOptions};
-use stemedb_types::{NodeId, ProjectName};
+use stemedb_types::{NodeId, ProjectName, ReplicaId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -31,7 +32,7 @@ use crate::life::live;
 use crate::monitor::monitor;
 use crate::options::{Fatal, NodeOptions, StartError};
 use crate::peers::Peers;
-use crate::quarantine::Quarantine;
+use crate::quarantine::{self, Entry, Quarantine};
 use crate::scrub;
 use crate::volumes::{Disks, LOG, STORE, Volume, watch_disks};
 
@@ -39,6 +40,8 @@ use crate::volumes::{Disks, LOG, STORE, Volume, watch_disks};
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a node that went down waits until nothing but itself holds its store.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
+/// The log's own file in its directory that is there as long as the log is.
+const LOG_IDENTITY: &str = "identity";
 /// Memtables that the store may hold, and flush one behind another.
 const MEMTABLES_MAX: u64 = 3;
 /// The most that is kept free for them, whatever the budget says, in bytes.
@@ -78,6 +81,10 @@ impl Node {
         }
         let volumes = volumes(&options);
         let quarantine = Quarantine::open(&options.db_dir).map_err(StartError::Disk)?;
+        for Entry { replica, damage, .. } in quarantine.entries().values() {
+            // Damage of the store left the stream of the log whole: nobody needs it any more.
+            wal.quarantine(StreamId(replica.0), &damage.cause);
+        }
         let fresh = NodeId(rand::rng().random_range(1..=u64::MAX));
         let mut identity = IdentityFiles::open(&options.wal_dir, &options.db_dir, fresh)
             .map_err(|cause| StartError::Identity(cause.to_string()))?;
@@ -190,7 +197,7 @@ impl Node {
     }
 
     /// Stops the node: leaderships go to others first, then the groups stop, then the disks are
-    /// closed. What was acknowledged is on disk. The directories are free for another start once
+    /// closed. What was acknowledged is on disk; [`Node::fatal`] says if a disk failed meanwhile. The directories are free for another start once
     /// the last clone of the node, and of its buckets, is dropped.
     pub async fn shutdown(&self) {
         let core = self.core();
@@ -205,8 +212,12 @@ impl Node {
         while Arc::strong_count(&core.store) > 1 && Instant::now() < patience {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        // Whoever looked at the disks has ended before: what failed since is found here.
+        if let Health::Broken(cause) = core.store.health() {
+            core.fail(Fatal::Disk(format!("the store failed: {cause}")));
+        }
         if let Err(error) = core.wal.close() {
-            tracing::warn!(%error, "the log did not close cleanly");
+            core.fail(Fatal::Disk(format!("the log did not close: {error}")));
         }
     }
 
@@ -380,23 +391,64 @@ fn open_wal(
     // Who the node is decides before its layout is known: where nobody else has what is here,
     // nothing of a damaged log is gone on with. What is wrong with the identity is said later.
     let identity = IdentityFiles::peek(wal_dir, db_dir).ok().flatten();
-    let alone = identity.as_ref().is_none_or(Identity::is_alone);
-    let options = stemedb_raft::wal::Options {
-        segment_bytes,
-        on_damage: if alone { OnDamage::Refuse } else { OnDamage::Quarantine },
-        ..stemedb_raft::wal::Options::default()
+    if let Some(member) = identity.as_ref().filter(|identity| identity.cluster.is_some()) {
+        refuse_without_a_log(wal_dir, member)?;
+    }
+    let needed = identity.as_ref().is_none_or(Identity::is_needed);
+    let open = |on_damage| {
+        let options = wal::Options { segment_bytes, on_damage, ..wal::Options::default() };
+        Wal::open(wal_dir, options)
     };
-    Wal::open(wal_dir, options).map_err(|cause| match cause {
-        stemedb_raft::wal::OpenError::InUse => {
-            StartError::InUse { dir: wal_dir.display().to_string() }
+    let opened = match open(if needed { OnDamage::Refuse } else { OnDamage::Quarantine }) {
+        Err(OpenError::Corrupt { .. } | OpenError::Missing { .. })
+            if identity.as_ref().is_some_and(|own| spares_what_is_needed(wal_dir, db_dir, own)) =>
+        {
+            open(OnDamage::Quarantine)
         }
+        opened => opened,
+    };
+    opened.map_err(|cause| match cause {
+        OpenError::InUse => StartError::InUse { dir: wal_dir.display().to_string() },
         cause => StartError::Disk(log_refused(wal_dir, db_dir, &cause)),
     })
 }
 
+/// A member's log was there before the node was a member. Where there is none, a new one would be
+/// begun, and every replica would have forgotten what it had promised.
+fn refuse_without_a_log(wal_dir: &Path, member: &Identity) -> Result<(), StartError> {
+    if wal_dir.join(LOG_IDENTITY).exists() {
+        return Ok(());
+    }
+    let dir = wal_dir.display();
+    let then = if member.is_needed() {
+        "no other node has all that was here: restore a backup"
+    } else {
+        "rename both directories and start it: it joins its cluster as a new node"
+    };
+    Err(StartError::Identity(format!(
+        "there is no log in {dir}, and node {} is a member of a cluster: the log is lost, and with it \
+         what the node has promised; nothing was changed; {then}",
+        member.node
+    )))
+}
+
+/// Whether the damage of a log hits only replicas that are set aside already, or whose groups go on
+/// at other nodes.
+fn spares_what_is_needed(wal_dir: &Path, db_dir: &Path, own: &Identity) -> bool {
+    let (Ok(found), Ok(aside)) =
+        (wal::check::check(wal_dir), quarantine::read(&db_dir.join(quarantine::FILE)))
+    else {
+        return false;
+    };
+    let spared: BTreeSet<ReplicaId> =
+        aside.values().map(|entry| entry.replica).chain(own.spared_replicas()).collect();
+    let mut hit = found.damage.iter().flat_map(|damage| &damage.streams);
+    let unknown = found.damage.iter().any(|damage| damage.unknown);
+    !unknown && hit.all(|stream| spared.contains(&ReplicaId(stream.0)))
+}
+
 /// One line that names the damaged file and what to do about it.
-fn log_refused(wal_dir: &Path, db_dir: &Path, cause: &stemedb_raft::wal::OpenError) -> String {
-    use stemedb_raft::wal::OpenError;
+fn log_refused(wal_dir: &Path, db_dir: &Path, cause: &OpenError) -> String {
     let dir = wal_dir.display();
     match cause {
         OpenError::Corrupt { .. } | OpenError::Missing { .. } => {

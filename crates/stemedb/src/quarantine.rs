@@ -19,12 +19,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use stemedb_raft::{Damage, Part};
-use stemedb_types::{DecodeError, Decoder, Encoder, GroupId, ReplicaId};
+use stemedb_types::{DecodeError, Decoder, Encoder, GroupId, Layout, NodeId, ReplicaId};
 use tokio::sync::watch;
 
 use crate::core::locked;
+use crate::life::meta_voters;
 use crate::replace_file::replace_file;
 
 /// The file's name in the store's directory.
@@ -76,6 +78,15 @@ pub(crate) fn judge(
     if others { Verdict::SetAside } else { Verdict::Refuse }
 }
 
+/// Whether a group goes on without the replica of a node: another node votes in it. Those of the meta
+/// group that only listen have what it decided, and can decide nothing. Pure.
+pub(crate) fn goes_on_without(layout: &Layout, group: GroupId, node: NodeId) -> bool {
+    let replicas = layout.replicas(group).unwrap_or_default();
+    let voters = (group == GroupId::META).then(|| meta_voters(replicas));
+    let votes = |id: &ReplicaId| voters.as_ref().is_none_or(|voters| voters.contains(id));
+    replicas.iter().any(|other| other.node != node && votes(&other.id))
+}
+
 /// The groups that are set aside, kept on disk. Readers see a change before it is durable: what
 /// must not vote stops at once.
 #[derive(Debug)]
@@ -83,6 +94,8 @@ pub(crate) struct Quarantine {
     path: PathBuf,
     entries: Mutex<Entries>,
     changed: watch::Sender<u64>,
+    /// The disk was full when they were to be written.
+    unsaved: AtomicBool,
 }
 
 impl Quarantine {
@@ -90,7 +103,8 @@ impl Quarantine {
     pub(crate) fn open(db_dir: &Path) -> Result<Self, String> {
         let path = db_dir.join(FILE);
         let entries = read(&path)?;
-        Ok(Self { path, entries: Mutex::new(entries), changed: watch::Sender::new(0) })
+        let (entries, changed) = (Mutex::new(entries), watch::Sender::new(0));
+        Ok(Self { path, entries, changed, unsaved: AtomicBool::new(false) })
     }
 
     /// All that is set aside.
@@ -130,6 +144,21 @@ impl Quarantine {
         // Written under the lock: an older list must not overtake a newer one.
         let entries = locked(&self.entries);
         replace_file(&self.path, &encode(&entries))
+    }
+
+    /// [`Quarantine::save`], but a full disk is no error: it is written once there is room, by
+    /// whoever looks at [`Quarantine::is_unsaved`].
+    pub(crate) fn save_if_there_is_room(&self) -> io::Result<()> {
+        let saved = self.save();
+        let full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
+        let is_full = saved.as_ref().is_err_and(full);
+        self.unsaved.store(is_full, Ordering::Relaxed);
+        if is_full { Ok(()) } else { saved }
+    }
+
+    /// Whether what is set aside is not written down yet, for want of room.
+    pub(crate) fn is_unsaved(&self) -> bool {
+        self.unsaved.load(Ordering::Relaxed)
     }
 }
 
@@ -202,6 +231,7 @@ fn decode_body(body: &[u8]) -> Result<Entries, DecodeError> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use stemedb_types::{Replica, ShardLayout};
 
     fn entry(replica: u64, part: Part, cause: &str) -> Entry {
         let damage = Damage { part, cause: cause.to_owned() };
@@ -221,6 +251,28 @@ mod tests {
         assert_eq!(judge(4, 11, Some(11), true), Verdict::Known, "it is set aside already");
         assert_eq!(judge(4, 10, Some(11), true), Verdict::Known, "it is an older replica");
         assert_eq!(judge(3, 10, Some(11), false), Verdict::Known, "it is an older replica");
+    }
+
+    #[test]
+    fn a_group_goes_on_without_a_node_if_another_one_votes_in_it() {
+        let replica = |node, id| Replica { node: NodeId(node), id: ReplicaId(id) };
+        let shard = |nodes: &[u64]| ShardLayout {
+            replicas: nodes.iter().map(|node| replica(*node, 100 + node)).collect(),
+        };
+        let layout = |nodes: u64| Layout {
+            epoch: 1,
+            shards: vec![shard(&[1]), shard(&[1, 2, 3])],
+            meta: (1..=nodes).map(|node| replica(node, node)).collect(),
+        };
+        let (alone, three) = (GroupId(1), GroupId(2));
+        assert!(!goes_on_without(&layout(3), alone, NodeId(1)), "it has the only copy");
+        assert!(goes_on_without(&layout(3), alone, NodeId(2)));
+        assert!(goes_on_without(&layout(3), three, NodeId(1)));
+        assert!(!goes_on_without(&layout(3), GroupId(9), NodeId(1)), "nobody knows of it");
+        assert!(!goes_on_without(&layout(1), GroupId::META, NodeId(1)));
+        assert!(!goes_on_without(&layout(2), GroupId::META, NodeId(1)), "the other one listens");
+        assert!(goes_on_without(&layout(2), GroupId::META, NodeId(2)));
+        assert!(goes_on_without(&layout(3), GroupId::META, NodeId(1)));
     }
 
     #[test]

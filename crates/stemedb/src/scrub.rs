@@ -183,7 +183,8 @@ impl Walk<'_> {
     }
 
     fn log_damage(&mut self, damage: &LogDamage) {
-        if !self.seen.insert((damage.file.clone(), damage.offset)) {
+        let place = (damage.file.clone(), damage.offset);
+        if self.seen.contains(&place) {
             return;
         }
         let LogDamage { file, offset, reason, streams, .. } = damage;
@@ -197,9 +198,13 @@ impl Walk<'_> {
             // It held nothing that a replica of this node still needs.
             tracing::warn!(cause, "damaged bytes in the log that nobody needs any more");
         }
+        // Judged before anything is done about it. What nobody took is said again by the next pass.
+        let mut taken = true;
         for group in hit {
-            self.core.wal.quarantine(StreamId(group.replica().0), &cause);
-            self.report(&group, Part::Log, cause.clone());
+            taken &= self.report(&group, Part::Log, cause.clone());
+        }
+        if taken {
+            self.seen.insert(place);
         }
     }
 
@@ -239,10 +244,10 @@ impl Walk<'_> {
         self.wait(Duration::ZERO)
     }
 
-    fn report(&self, group: &Group, part: Part, cause: String) {
+    fn report(&self, group: &Group, part: Part, cause: String) -> bool {
         let damage = Damage { part, cause };
         let (group, replica) = (group.id(), group.replica());
-        self.core.findings.report(Finding { group, replica, damage });
+        self.core.findings.report(Finding { group, replica, damage })
     }
 }
 

@@ -33,6 +33,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::core::{Core, locked};
 use crate::disk::{BELIEVED_FOR, Marks, TELL_INTERVAL, holds_up, lets_in, of_a_majority};
+use crate::monitor::look_at_the_disk;
 use crate::options::Fatal;
 use crate::wire::{DISK, encode_level};
 use crate::{Error, Unavailable};
@@ -40,7 +41,8 @@ use crate::{Error, Unavailable};
 /// What the volumes are called.
 pub(crate) const LOG: &str = "log";
 pub(crate) const STORE: &str = "store";
-/// Between two looks at the free bytes. The reserve is at least what this node writes meanwhile.
+/// Between two looks at the free bytes, and whether a disk has failed: that stops the log's writer
+/// at once, and this only says so. The reserve is at least what this node writes meanwhile.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a peer may take to hear of a level.
 const TELL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -263,7 +265,7 @@ impl Core {
     }
 
     fn hold_up_a_long_log(&self) {
-        let live_bytes = self.wal.stats().live_bytes;
+        let live_bytes = self.living_log_bytes();
         let before = self.disks.space.is_held_up();
         let now = holds_up(before, live_bytes, self.log_stop_bytes);
         if before != now {
@@ -284,6 +286,7 @@ pub(crate) async fn watch_disks(core: Arc<Core>) {
             () = core.disks.space.got_stuck() => {}
             _ = ticks.tick() => {}
         }
+        look_at_the_disk(&core);
         if let Health::Broken(cause) = core.store.health() {
             core.fail(Fatal::Disk(format!("the store failed: {cause}")));
         }

@@ -202,3 +202,64 @@ async fn a_repair_in_a_cluster_gives_a_damaged_replica_up_and_the_node_lives_wit
     drop(bucket);
     stop(nodes).await;
 }
+
+#[tokio::test]
+async fn a_repair_never_gives_up_a_shard_that_no_other_node_has_and_a_start_leaves_it_alone() {
+    let places = places(2);
+    let two = |options: &mut NodeOptions| {
+        options.expect = 2;
+        options.segment_bytes = 256 << 10;
+    };
+    let nodes = cluster(&places, two).await;
+    // One replica of each shard: with two nodes there is no majority to be had of more.
+    let layout = nodes[0].status().layout;
+    let shard = layout.shards.iter().position(|shard| {
+        let [replica] = shard.replicas.as_slice() else { panic!("{shard:?}") };
+        replica.node == nodes[1].id()
+    });
+    let shard = shard.expect("each node has some shards");
+    let bucket = nodes[1].bucket("demo", &one_bucket_a_shard()[shard]).await.unwrap();
+    for number in 0..30 {
+        // The first may meet an election.
+        while bucket.put(format!("n{number:03}"), noise(number, 20_000)).await.is_err() {}
+    }
+    drop(bucket);
+    let dir = places[1].dir.path();
+    let crashed = tempfile::tempdir().unwrap();
+    copy(dir, crashed.path());
+    stop(nodes).await;
+    common::damage::put_back(crashed.path(), dir);
+    flip(&dir.join("wal"), ".wal", &noise(10, 20_000));
+
+    let report = look(dir);
+    assert_eq!(only(&report).groups, [stemedb_types::GroupId(shard as u32 + 1)]);
+    assert!(!report.alone && only(&report).advice.contains("restore a backup"), "{report:?}");
+    let before = fingerprint(&dir.join("wal"));
+    let mut again = common::options(&places[1], &places);
+    two(&mut again);
+    let refused = Node::start(again).await.err().map(|error| error.to_string());
+    assert!(
+        refused.as_ref().is_some_and(|line| line.contains("nothing was changed")),
+        "{refused:?}"
+    );
+    assert_eq!(fingerprint(&dir.join("wal")), before, "a start changes nothing");
+    let repaired = repair(&dir.join("wal"), &dir.join("db"), &mut |_, _, _| {}).unwrap();
+    assert_eq!(repaired.gave_up, [] as [String; 0]);
+    assert_eq!(repaired.now.faults.len(), 1, "it is still there, to be saved by hand");
+    assert_eq!(fingerprint(&dir.join("wal")), before);
+}
+
+#[tokio::test]
+async fn a_repair_keeps_the_logs_entries_of_a_group_whose_tables_are_damaged_too() {
+    let [stopped, _] = directories().await;
+    let (wal, db) = (stopped.path().join("wal"), stopped.path().join("db"));
+    flip(&wal, ".wal", &noise(10, 20_000));
+    flip(&db, ".sst", &noise(20, 20_000));
+    assert_eq!(look(stopped.path()).faults.len(), 2);
+    let before = fingerprint(&wal);
+    let repaired = repair(&wal, &db, &mut |_, _, _| {}).unwrap();
+    assert_eq!(repaired.gave_up, [] as [String; 0]);
+    let kept = |line: &String| line.starts_with("the log's entries of shard 0 are kept");
+    assert!(repaired.refused.iter().any(kept), "{:?}", repaired.refused);
+    assert_eq!((repaired.now.faults.len(), fingerprint(&wal)), (2, before));
+}

@@ -205,6 +205,78 @@ async fn a_log_damaged_while_its_node_was_down_costs_it_one_group() {
 }
 
 #[tokio::test]
+async fn the_log_keeps_nothing_for_a_replica_that_was_set_aside_by_its_marks() {
+    let places = places(3);
+    // Everybody's entries are cut soon, but for those of a replica that is set aside.
+    let short = |options: &mut NodeOptions| {
+        options.segment_bytes = 256 << 10;
+        options.live_log_bytes_max = 512 << 10;
+        options.groups.kept_entries = 0;
+    };
+    let mut nodes = cluster(&places, |options| options.segment_bytes = 256 << 10).await;
+    let buckets = one_bucket_a_shard();
+    fill(&nodes[0], &buckets[1], 40).await;
+    // A restart leaves the third node without any leadership. Then its log goes back to what it
+    // was before the last entries.
+    down(&mut nodes, 2).await;
+    up(&mut nodes, 2, &places).await;
+    down(&mut nodes, 2).await;
+    let wal = places[2].dir.path().join("wal");
+    let old = tempfile::tempdir().unwrap();
+    copy(&wal, old.path());
+    up(&mut nodes, 2, &places).await;
+    fill(&nodes[0], &buckets[1], 10).await;
+    assert!(get(&nodes[2], &buckets[1], "n009").await.unwrap().is_some());
+    settle(&nodes).await;
+    down(&mut nodes, 2).await;
+    put_back(old.path(), &wal);
+    nodes.insert(2, start_again(&places[2], &places, short).await);
+    ready(&nodes).await;
+    assert_eq!(aside(&nodes[2]), [Some(1)]);
+
+    let set_aside = || !common::damage::files(&wal, ".aside").is_empty();
+    for number in 0..600 {
+        put(&nodes[0], &buckets[3], "k", &noise(number, 20_000)).await.unwrap();
+        if set_aside() {
+            break;
+        }
+    }
+    until("its segments are set aside", set_aside).await;
+
+    // A start takes that for what it is.
+    down(&mut nodes, 2).await;
+    up(&mut nodes, 2, &places).await;
+    assert_eq!(aside(&nodes[2]), [Some(1)]);
+    for bucket in &buckets {
+        put(&nodes[2], bucket, "after", b"served").await.unwrap();
+    }
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_member_whose_log_is_gone_does_not_begin_another() {
+    let places = places(3);
+    let mut nodes = cluster(&places, |_| {}).await;
+    down(&mut nodes, 2).await;
+    let wal = places[2].dir.path().join("wal");
+    for path in common::damage::files(&wal, "") {
+        if !path.ends_with("IDENTITY") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    for _ in 0..2 {
+        let refused = Node::start(common::options(&places[2], &places)).await.err();
+        let Some(StartError::Identity(line)) = refused else { panic!("{refused:?}") };
+        assert!(
+            line.starts_with("there is no log in ") && line.contains("as a new node"),
+            "{line}"
+        );
+    }
+    assert_eq!(common::damage::files(&wal, "").len(), 1, "nothing was made");
+    stop(nodes).await;
+}
+
+#[tokio::test]
 async fn a_node_alone_does_not_go_on_with_damage_and_says_where_it_is_and_what_to_run() {
     let dir = tempfile::tempdir().unwrap();
     let start = async || {

@@ -133,6 +133,8 @@ mod ledger;
 mod linger;
 mod options;
 mod places;
+#[doc(hidden)]
+pub mod planted;
 mod quarantine;
 mod read;
 mod reading;

@@ -25,6 +25,7 @@ use bytes::Bytes;
 
 use crate::batch::BatchBuilder;
 use crate::ledger::{Broken, Ledger, Location};
+use crate::planted::{self, Bug};
 use crate::record::{Binding, Record};
 use crate::recover::{Recovered, SegmentFile};
 use crate::segment::{self, SegmentHeader};
@@ -220,6 +221,12 @@ impl Writer {
             Op::Purge { stream, to, note } => Record::Purge { stream: *stream, to: *to, note },
             Op::Forget { stream } => Record::Forget { stream: *stream },
         };
+        if matches!(op, Op::Truncate { .. }) && planted::has(Bug::LostTruncation) {
+            return self
+                .ledger
+                .apply(&record, Location::default())
+                .map_err(|Broken(reason)| io::Error::other(reason));
+        }
         self.put(&record).map(|_| ())
     }
 
@@ -270,7 +277,9 @@ impl Writer {
         // For the metrics, and for the lingering of the writer's thread. Nothing that a driven
         // log does depends on it.
         let asked = Instant::now();
-        segment.file.sync_data().map_err(|error| tell("sync", &name(), &error))?;
+        if !planted::has(Bug::CallbackBeforeSync) {
+            segment.file.sync_data().map_err(|error| tell("sync", &name(), &error))?;
+        }
         let took = asked.elapsed();
         metrics::histogram!("stemedb_wal_fsync_latency_seconds").record(took);
         metrics::counter!("stemedb_wal_bytes_total").increment(bytes.len() as u64);

@@ -30,6 +30,8 @@ pub struct Incoming {
     bytes: u64,
     applied: Option<Bytes>,
     whole: bool,
+    /// The store has the files.
+    taken_in: bool,
     refused: bool,
     reader: Reader,
     under_way: Option<UnderWay>,
@@ -61,6 +63,7 @@ impl Incoming {
             bytes: 0,
             applied: None,
             whole: false,
+            taken_in: false,
             refused: false,
             reader: Reader::default(),
             under_way: None,
@@ -227,11 +230,19 @@ impl Incoming {
     ///
     /// [`Error::Transfer`] if it is not whole: the group is as it was.
     pub fn install(mut self) -> Result<Group, Error> {
+        self.try_install()
+    }
+
+    /// [`Incoming::install`], which may be tried again behind another error, a full volume say. Once
+    /// it was installed it is of no more use.
+    pub fn try_install(&mut self) -> Result<Group, Error> {
         if !self.whole || self.applied.is_none() {
             return Err(refuse("a snapshot is not whole"));
         }
-        let files = std::mem::take(&mut self.files);
-        self.group.store.take_in(&files)?;
+        if !self.taken_in {
+            self.group.store.take_in(&self.files)?;
+            self.taken_in = true;
+        }
         self.group.flip(self.scope)
     }
 }

@@ -439,6 +439,8 @@ struct Watched {
     store: Arc<RocksStore>,
     dir: PathBuf,
     watching: AtomicBool,
+    /// The next flush finds no room.
+    full_once: AtomicBool,
     copies: std::sync::Mutex<Vec<(String, TempDir)>>,
 }
 
@@ -477,6 +479,10 @@ impl Store for Watched {
         self.store.durable(row)
     }
     fn flush(&self) -> Result<(), Error> {
+        if self.full_once.swap(false, Ordering::Relaxed) {
+            let cause = "IO error: No space left on device: While appending".to_owned();
+            return Err(Error::Io { verb: "flush", cause });
+        }
         self.step("flushing", || self.store.flush())
     }
     fn frozen(&self, range: &Range) -> Box<dyn Cursor + '_> {
@@ -526,6 +532,7 @@ fn a_kill_at_any_step_leaves_the_old_state_or_the_new_one_whole_and_nothing_besi
         store: open(there.path()),
         dir: there.path().to_owned(),
         watching: AtomicBool::new(false),
+        full_once: AtomicBool::new(false),
         copies: std::sync::Mutex::default(),
     });
     let received = fill(Group::open(watched.clone(), GroupId(1)).unwrap(), 2).replica.group;
@@ -679,4 +686,25 @@ fn two_snapshots_at_once_do_not_mix() {
     drop((received, installed));
     assert_eq!([0, 1].map(|n| rows_of_generation(installed_later.store(), n)), [0, 0]);
     assert_eq!(chunks(&installed_later), chunks(&sent[1]));
+}
+
+#[test]
+fn an_install_that_finds_no_room_is_tried_again_and_goes_in_once() {
+    let [here, there] = [(); 2].map(|()| TempDir::new().unwrap());
+    let sent = sender(here.path(), 1).replica.group;
+    let watched = Arc::new(Watched {
+        store: open(there.path()),
+        dir: there.path().to_owned(),
+        watching: AtomicBool::new(false),
+        full_once: AtomicBool::new(false),
+        copies: std::sync::Mutex::default(),
+    });
+    let received = Group::open(watched.clone(), GroupId(1)).unwrap();
+    let mut incoming = Incoming::begin(&received, 1).unwrap();
+    let files = files_for(&sent, incoming.generation());
+    take(&mut incoming, &files).unwrap();
+    watched.full_once.store(true, Ordering::Relaxed);
+    let full = incoming.try_install().map(|_| ()).unwrap_err();
+    assert!(full.is_full(), "{full}");
+    assert_eq!(chunks(&incoming.try_install().unwrap()), chunks(&sent));
 }

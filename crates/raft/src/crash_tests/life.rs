@@ -26,7 +26,7 @@ use super::history::{History, Logged, Stream};
 use super::state::{apply_plainly, whole};
 use crate::applier::{Applied, Applier};
 use crate::codec::decode_applied;
-use crate::damage::Damages;
+use crate::damage::{Damages, check_standing, note_generation};
 use crate::log_store::LogStore;
 use crate::snapshot::SnapshotData;
 use crate::space::Space;
@@ -468,8 +468,9 @@ impl Bench {
         self.copies.forget_before(self.copies.all.len());
         self.take_copy();
         tally.installs += 1;
-        self.save_committed(group, end - 1).await?;
-        self.purge_to(group, end - 1).await
+        // openraft says nothing more of what is committed before the log is cut.
+        self.purge_to(group, end - 1).await?;
+        self.save_committed(group, end - 1).await
     }
 
     async fn catch_up_peer(&mut self, group: usize) {
@@ -491,7 +492,9 @@ impl Parts {
             let group = EngineGroup::open(store.clone(), group_id(number)).unwrap();
             let applied = Applied::open(group).unwrap();
             let applier = Applier::open(applied.clone(), Damages::default()).unwrap();
-            Replica { log: log_of(wal, number), applied, applier }
+            let log = log_of(wal, number);
+            let applier = applier.with_log(log.installed());
+            Replica { log, applied, applier }
         });
         let replicas = replicas.collect();
         Self { store, replicas, dir }
@@ -579,12 +582,11 @@ impl Bench {
         let dir = self.copies.fresh();
         copies::link(&self.copies.all[chosen].dir, &dir);
         self.parts = Some(Parts::open(&wal, dir));
-        drop(wal);
         // All that was found is durable.
         self.history = History::new(found.clone());
         self.acknowledged = 0;
         for (group, stream) in found.into_iter().enumerate() {
-            self.start_group(group, &stream, tally).await?;
+            self.start_group(&wal, group, &stream, tally).await?;
         }
         // As good as acknowledged: what the start has done is waited for.
         for group in 0..GROUPS {
@@ -626,13 +628,19 @@ impl Bench {
     /// A group starts the way openraft starts it, and is then compared with its model.
     async fn start_group(
         &mut self,
+        wal: &Wal,
         group: usize,
         found: &Stream,
         tally: &mut Tally,
     ) -> io::Result<()> {
         let seed = self.seed;
         let replica = &mut self.parts.as_mut().unwrap().replicas[group];
-        let mark = count_of(replica.applied.store().applied().unwrap());
+        let (store, id) = (replica.applied.store(), ReplicaId(group as u64 + 1));
+        let mark = count_of(store.applied().unwrap());
+        // No crash makes a replica look like one that lost what it had synced.
+        check_standing(&store, id, wal).unwrap_or_else(|error| {
+            panic!("seed {seed}: group {group} is held for damaged: {error}");
+        });
         if !found.entries.is_empty() {
             assert!(found.first <= mark, "seed {seed}: a gap between store {mark} and log");
         }
@@ -662,6 +670,7 @@ impl Bench {
         let mut helper: StorageHelper<'_, Config, _, _> =
             StorageHelper::new(&mut replica.log, &mut replica.applier).with_id(1);
         helper.get_initial_state().await.map_err(io::Error::other)?;
+        note_generation(&store, id, wal).map_err(io::Error::other)?;
         let applied = replica.applier.applied_state().await?.0.map_or(0, |id| id.index() + 1);
         assert_eq!(applied, committed, "seed {seed}: what was committed is applied");
         model.applied = applied;

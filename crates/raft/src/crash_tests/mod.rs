@@ -22,6 +22,7 @@
 //! | `purged ≤ flushed ≤ applied ≤ last`, and no gap between store and log | after each step and each crash (I5) |
 //! | the state | that of the machine on plain maps after exactly as many commands (I7, I8) |
 //! | acknowledged commands | all of them are in the log or in the store |
+//! | the replica's own marks | never say that the log lost something: no crash quarantines anybody |
 //!
 //! `STEMEDB_CRASH_POINTS` asks for more or fewer (500 by default, 2,000 in `scripts/crash`),
 //! `STEMEDB_SEED` replays one seed. Completions come on the log's own thread, so a seed repeats as

@@ -93,10 +93,20 @@ impl Node {
 
     /// SIGTERM, by pid; returns the exit code when the process is gone.
     pub fn terminate(&mut self) -> Option<i32> {
-        let mut process = self.process.take()?;
-        let pid = rustix::process::Pid::from_child(&process);
+        self.ask_to_end();
+        self.wait_for_end()
+    }
+
+    /// Sends SIGTERM.
+    pub fn ask_to_end(&self) {
+        let process = self.process.as_ref().expect("it runs");
+        let pid = rustix::process::Pid::from_child(process);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        process.wait().unwrap().code()
+    }
+
+    /// Waits for its end; its exit code.
+    pub fn wait_for_end(&mut self) -> Option<i32> {
+        self.process.take()?.wait().unwrap().code()
     }
 
     pub fn log(&self) -> String {
