@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("membership", &[]),
     ("rpc", &[]),
     ("wal", &[]),
+    ("sim", &[]),
     ("machine", &["claims"]),
     ("engine", &["machine"]),
     ("raft", &["machine", "engine", "wal", "rpc"]),

@@ -1,0 +1,286 @@
+//! Clients: they ask whoever leads, write down what they asked and what they heard.
+//!
+//! A client never asks twice unless it was told that nothing was done. What it does not hear in
+//! time is unknown: it may have happened, may yet happen, or never will.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use stemedb_machine::shard::{Answer, Command, Condition, Read, ReadAnswer, Write, read};
+use stemedb_raft::{Error, Group, Groups, Outcome as Done};
+use stemedb_types::{BucketName, GroupId, Key, NodeId, ProjectId, Revision};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::checks::linearizable::{Action, Outcome};
+use crate::draw::Draw;
+use crate::history::{Acknowledged, Counts, History, Place};
+
+/// How long a client waits.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// Keys of a shard: few, so that clients meet.
+pub const KEYS: u64 = 5;
+
+/// The project of every key.
+pub const PROJECT: ProjectId = ProjectId(1);
+
+/// What clients know of the cluster.
+#[derive(Default)]
+pub struct Directory {
+    /// The replicas of each node that is up, and how far its clock is from the true one.
+    pub nodes: BTreeMap<NodeId, (Groups, i64)>,
+    /// Who led a shard last.
+    pub leaders: BTreeMap<GroupId, NodeId>,
+}
+
+/// What clients share.
+#[derive(Default)]
+pub struct Shared {
+    directory: Mutex<Directory>,
+    history: Mutex<History>,
+}
+
+impl Shared {
+    /// What they know of the cluster.
+    pub fn directory(&self) -> MutexGuard<'_, Directory> {
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What they did.
+    pub fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often they heard what.
+    pub fn counts(&self) -> Counts {
+        self.history().counts
+    }
+}
+
+/// The bucket of every key of a shard.
+#[expect(clippy::expect_used, reason = "the name is a constant, and valid")]
+pub fn bucket() -> BucketName {
+    "facts".parse().expect("a bucket's name")
+}
+
+/// A key by its number.
+#[expect(clippy::expect_used, reason = "one byte is a key")]
+pub fn key(number: u8) -> Key {
+    Key::new(vec![b'k', number]).expect("a key")
+}
+
+fn encode(value: u64) -> Bytes {
+    Bytes::copy_from_slice(&value.to_be_bytes())
+}
+
+/// The number in a value; other bytes than a number are a value that nobody wrote.
+pub fn decode(value: &[u8]) -> u64 {
+    value.try_into().map_or(u64::MAX, u64::from_be_bytes)
+}
+
+/// One client.
+pub struct Client {
+    number: u32,
+    shared: Arc<Shared>,
+    shards: Vec<GroupId>,
+    draw: Draw,
+    /// What it last saw of a key: its value, and under which revision.
+    seen: BTreeMap<Place, Option<(u64, Revision)>>,
+}
+
+impl Client {
+    /// A client that has seen nothing.
+    pub fn new(number: u32, shared: Arc<Shared>, shards: Vec<GroupId>, draw: Draw) -> Self {
+        Self { number, shared, shards, draw, seen: BTreeMap::new() }
+    }
+
+    /// Asks one thing after another, for ever.
+    pub async fn run(mut self) {
+        loop {
+            sleep(Duration::from_micros(self.draw.range(200..=60_000))).await;
+            let group = *self.draw.pick(&self.shards);
+            let place = (group, self.draw.below(KEYS) as u8);
+            self.ask(place).await;
+        }
+    }
+
+    /// Writes to a place until it is answered; for the end of a run.
+    pub async fn insist(&mut self, place: Place) {
+        loop {
+            let value = self.shared.history().fresh_value();
+            if self.write(place, Action::Put { value }, Condition::Always).await {
+                return;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn ask(&mut self, place: Place) {
+        let fresh = |client: &Self| client.shared.history().fresh_value();
+        match self.draw.below(10) {
+            0..=3 => self.get(place).await,
+            4..=6 => {
+                let value = fresh(self);
+                self.write(place, Action::Put { value }, Condition::Always).await;
+            }
+            7 => {
+                self.write(place, Action::Delete, Condition::Always).await;
+            }
+            _ => {
+                let seen = self.seen.get(&place).copied().flatten();
+                let condition = match seen {
+                    Some((_, revision)) => Condition::RevisionIn(vec![revision]),
+                    None => Condition::Absent,
+                };
+                let value = fresh(self);
+                let expect = seen.map(|(value, _)| value);
+                self.write(place, Action::Swap { expect, value }, condition).await;
+            }
+        }
+    }
+
+    /// A replica to ask: of the node that led last, or of any.
+    fn replica(&mut self, group: GroupId) -> Option<(Group, i64)> {
+        let directory = self.shared.directory();
+        let leads = directory.leaders.get(&group).and_then(|node| directory.nodes.get(node));
+        if let Some((groups, clock_ms)) = leads
+            && let Some(replica) = groups.get(group)
+        {
+            return Some((replica, *clock_ms));
+        }
+        let holders: Vec<_> =
+            directory.nodes.values().filter(|(g, _)| g.get(group).is_some()).collect();
+        if holders.is_empty() {
+            return None;
+        }
+        let (groups, clock_ms) = holders[self.draw.below(holders.len() as u64) as usize];
+        groups.get(group).map(|replica| (replica, *clock_ms))
+    }
+
+    /// It was not the leader: whom to ask instead.
+    fn redirect(&mut self, group: GroupId, leader: Option<NodeId>) {
+        let mut directory = self.shared.directory();
+        match leader.filter(|leader| directory.nodes.contains_key(leader)) {
+            Some(leader) => directory.leaders.insert(group, leader),
+            None => directory.leaders.remove(&group),
+        };
+    }
+
+    async fn get(&mut self, place: Place) {
+        let begun = self.shared.history().begin(self.number, place, Action::Get);
+        let deadline = Instant::now() + PATIENCE;
+        let found = loop {
+            if Instant::now() >= deadline {
+                break None;
+            }
+            let Some((replica, _)) = self.replica(place.0) else {
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            match timeout_at(deadline, replica.confirm_read()).await {
+                Ok(Ok(_)) => break look_up(&replica, place),
+                Ok(Err(Error::NotLeader { leader })) => self.redirect(place.0, leader),
+                Ok(Err(_)) => self.redirect(place.0, None),
+                Err(_) => {
+                    self.redirect(place.0, None);
+                    break None;
+                }
+            }
+            sleep(Duration::from_millis(self.draw.range(5..=80))).await;
+        };
+        let mut history = self.shared.history();
+        match found {
+            Some(found) => {
+                history.end(begun, Outcome::Found(found.map(|(value, _)| value)));
+                drop(history);
+                self.seen.insert(place, found);
+            }
+            None => history.forget(begun),
+        }
+    }
+
+    /// Whether it was answered.
+    async fn write(&mut self, place: Place, action: Action, condition: Condition) -> bool {
+        let begun = self.shared.history().begin(self.number, place, action);
+        let deadline = Instant::now() + PATIENCE;
+        let answer = loop {
+            if Instant::now() >= deadline {
+                break Told::NotApplied;
+            }
+            let Some((replica, clock_ms)) = self.replica(place.0) else {
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let command = command(place, &action, condition.clone(), clock_ms);
+            match timeout_at(deadline, replica.write(command)).await {
+                Ok(Ok(written)) => break Told::Done(written.outcome),
+                Ok(Err(Error::NotLeader { leader })) => self.redirect(place.0, leader),
+                Ok(Err(Error::NoQuorum | Error::Overloaded)) => self.redirect(place.0, None),
+                Ok(Err(_)) | Err(_) => {
+                    self.redirect(place.0, None);
+                    break Told::Nothing;
+                }
+            }
+            sleep(Duration::from_millis(self.draw.range(5..=80))).await;
+        };
+        let mut history = self.shared.history();
+        let Told::Done(Done::Shard(answer)) = answer else {
+            match answer {
+                Told::NotApplied => history.forget(begun),
+                _ => drop(history.end(begun, Outcome::Unknown)),
+            }
+            return false;
+        };
+        let value = match action {
+            Action::Put { value } | Action::Swap { value, .. } => Some(value),
+            Action::Get | Action::Delete => None,
+        };
+        let outcome = match (&answer, &action) {
+            (Answer::PreconditionFailed { .. }, _) => Outcome::Refused,
+            (Answer::Deleted { .. }, _) => Outcome::Deleted(true),
+            (Answer::NotFound { .. }, _) => Outcome::Deleted(false),
+            _ => Outcome::Done,
+        };
+        let span = history.end(begun, outcome);
+        if let Answer::Put { revision, .. } | Answer::Deleted { revision } = answer {
+            history.acknowledged.push(Acknowledged { place, revision, value, span });
+            drop(history);
+            self.seen.insert(place, value.map(|value| (value, revision)));
+        }
+        true
+    }
+}
+
+enum Told {
+    Done(Done),
+    NotApplied,
+    Nothing,
+}
+
+fn command(place: Place, action: &Action, condition: Condition, clock_ms: i64) -> Bytes {
+    let key = key(place.1);
+    let write = match action {
+        Action::Put { value } | Action::Swap { value, .. } => {
+            Write::Put { key, value: encode(*value), condition, expires_at_ms: None }
+        }
+        Action::Get | Action::Delete => Write::Delete { key, condition },
+    };
+    let at_ms = 1_000_000_u64.saturating_add_signed(clock_ms);
+    Command { project: PROJECT, bucket: bucket(), at_ms, write }.encode()
+}
+
+/// What a replica has under a key: its value and revision. `None`: it can't be read.
+pub fn look_up(replica: &Group, place: Place) -> Option<Option<(u64, Revision)>> {
+    let question = Read::Get { key: key(place.1), as_of: None };
+    let answer = read(&replica.applied().store(), PROJECT, &bucket(), &question).ok()?;
+    let ReadAnswer::Value { version, .. } = answer else { return None };
+    Some(version.map(|version| (decode(&version.value), version.head.revision())))
+}
+
+impl Client {
+    /// Reads a place, and writes down what it heard.
+    pub async fn read(&mut self, place: Place) {
+        self.get(place).await;
+    }
+}

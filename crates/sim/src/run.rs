@@ -1,0 +1,738 @@
+//! One seed: a cluster, what goes wrong with it, and the verdict.
+//!
+//! First the safety phase: clients ask, faults come as the schedule says, and every few
+//! milliseconds somebody looks at all replicas. Then the liveness phase: faults stop, everybody is
+//! started again, and within a bounded time every key must take a write and all replicas must have
+//! come to the same rows. At the end the history is judged as a whole.
+//!
+//! All of it runs on the thread that asks, in tokio's paused time: nothing waits for a clock, and
+//! nothing happens beside it.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stemedb_placement::{Member, Request, plan};
+use stemedb_raft::Group;
+use stemedb_types::{GroupId, Layout, NodeId, ReplicaId};
+use stemedb_wal::StreamId;
+use stemedb_wal::planted::{self, Bug};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::checks::acknowledged;
+use crate::checks::leaders::Leaders;
+use crate::checks::linearizable::{self, Verdict};
+use crate::checks::order::{Marks, Order};
+use crate::checks::replicas::Replicas;
+use crate::client::{Client, KEYS, Shared};
+use crate::draw::Draw;
+use crate::history::Counts;
+use crate::mover::{Mover, REPLICATION_FACTOR};
+use crate::net::{Net, Traffic, Weather};
+use crate::node::{Held, News, Node, World};
+use crate::schedule::{Fault, Schedule};
+use crate::trace::Trace;
+
+/// How long the cluster has to heal, in simulated time.
+const HEALING: Duration = Duration::from_secs(60);
+/// Least and most between two looks of the mover, in ms.
+const MOVE_MS: std::ops::RangeInclusive<u64> = 80..=400;
+/// Most nodes that may join.
+const NODES_MAX: usize = 8;
+/// Least and most between two looks at all replicas, in ms.
+const LOOK_MS: std::ops::RangeInclusive<u64> = 5..=40;
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// What is wrong, if anything is.
+    pub failure: Option<String>,
+    /// The hash of the trace.
+    pub hash: String,
+    /// How long it was, in simulated ms.
+    pub simulated_ms: u64,
+    /// Faults that came, by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// What clients heard.
+    pub counts: Counts,
+    /// What the network did.
+    pub traffic: Traffic,
+    /// In how many terms somebody led.
+    pub terms: usize,
+    /// How often replicas were compared.
+    pub looks: u64,
+    /// Replicas that were set aside for damage.
+    pub set_aside: u64,
+    /// The history was too long to be judged.
+    pub undecided: bool,
+}
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Notes panics of this thread instead of printing them: in a simulation they are findings.
+pub fn note_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        PANIC.with_borrow_mut(|panic| {
+            panic.get_or_insert_with(|| info.to_string());
+        });
+    }));
+}
+
+fn panicked() -> Option<String> {
+    PANIC.with_borrow_mut(Option::take)
+}
+
+/// Runs a schedule. `staging` is a folder for files on their way between nodes.
+pub fn run(schedule: &Schedule, staging: &Path, trace: Trace) -> (Report, Trace) {
+    let _ = panicked();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let Ok(runtime) = runtime else { unreachable!("a runtime without IO needs nothing") };
+    runtime.block_on(async {
+        let mut cluster = Cluster::new(schedule, staging, trace);
+        let failure = cluster.live(schedule).await.err();
+        cluster.end(failure)
+    })
+}
+
+/// What is to come.
+enum Act {
+    Fault(usize),
+    Start(usize),
+    Resume(usize),
+    Heal,
+    Clear,
+    Quicken(usize),
+    Move,
+}
+
+struct Cluster {
+    seed: u64,
+    draw: Draw,
+    begun: Instant,
+    world: World,
+    news: mpsc::UnboundedReceiver<News>,
+    shared: Arc<Shared>,
+    nodes: Vec<Node>,
+    groups: Vec<GroupId>,
+    layout: Layout,
+    acts: BTreeMap<(Instant, u64), Act>,
+    acts_made: u64,
+    /// Nodes that hold less than they should: no other may be damaged meanwhile.
+    hurt: BTreeSet<usize>,
+    next_node: u64,
+    leaders: Leaders,
+    order: Order,
+    replicas: Replicas,
+    mover: Mover,
+    /// Everything is where the layout says, as of the mover's last look.
+    in_place: bool,
+    faults: BTreeMap<&'static str, u64>,
+    set_aside: u64,
+    undecided: bool,
+    trace: Trace,
+}
+
+impl Cluster {
+    fn new(schedule: &Schedule, staging: &Path, trace: Trace) -> Self {
+        let mut draw = Draw::new(schedule.seed ^ 0x5eed);
+        let (tell, news) = mpsc::unbounded_channel();
+        let world = World { net: Net::new(draw.fork()), news: tell };
+        let ids: Vec<NodeId> = (1..=schedule.nodes as u64).map(NodeId).collect();
+        let members: Vec<Member> = ids
+            .iter()
+            .map(|node| Member { node: *node, zone: Some(zone(*node)), weight: 1 })
+            .collect();
+        let request = Request {
+            members: &members,
+            replication_factor: REPLICATION_FACTOR,
+            shards: schedule.shards,
+            previous: &Layout::default(),
+            next_replica_id: 1,
+        };
+        let Ok(plan) = plan(&request) else { unreachable!("members are distinct, shards given") };
+        let nodes = ids.iter().map(|id| {
+            let mut node = Node::new(*id, &zone(*id), staging.to_owned(), draw.fork());
+            node.held = held_by(*id, &plan.layout);
+            node
+        });
+        let nodes: Vec<Node> = nodes.collect();
+        Self {
+            seed: schedule.seed,
+            begun: Instant::now(),
+            world,
+            news,
+            shared: Arc::default(),
+            next_node: nodes.len() as u64 + 1,
+            nodes,
+            groups: plan.layout.groups().collect(),
+            layout: plan.layout,
+            acts: BTreeMap::new(),
+            acts_made: 0,
+            hurt: BTreeSet::new(),
+            leaders: Leaders::default(),
+            order: Order::default(),
+            replicas: Replicas::default(),
+            mover: Mover::default(),
+            in_place: false,
+            faults: BTreeMap::new(),
+            set_aside: 0,
+            undecided: false,
+            trace,
+            draw,
+        }
+    }
+
+    fn tell(&mut self, who: &str, what: impl std::fmt::Display) {
+        let at_us = self.begun.elapsed().as_micros() as u64;
+        self.trace.line(at_us, who, what);
+    }
+
+    fn after(&mut self, ms: u64, act: Act) {
+        self.acts_made += 1;
+        self.acts.insert((Instant::now() + Duration::from_millis(ms), self.acts_made), act);
+    }
+
+    async fn live(&mut self, schedule: &Schedule) -> Result<(), String> {
+        for (number, event) in schedule.events.iter().enumerate() {
+            self.after(event.at_ms, Act::Fault(number));
+        }
+        for node in 0..self.nodes.len() {
+            self.start(node).await;
+        }
+        self.after(500, Act::Move);
+        let shards: Vec<GroupId> =
+            self.groups.iter().copied().filter(|group| *group != GroupId::META).collect();
+        let mut clients = tokio::task::JoinSet::new();
+        for number in 0..schedule.clients {
+            let draw = self.draw.fork();
+            clients.spawn(Client::new(number, self.shared.clone(), shards.clone(), draw).run());
+        }
+        let over = self.begun + Duration::from_millis(schedule.chaos_ms);
+        while Instant::now() < over {
+            self.step(schedule, over).await?;
+        }
+        self.tell("world", "faults stop");
+        self.calm_down().await;
+        let over = Instant::now() + HEALING;
+        let mut last =
+            Client::new(schedule.clients, self.shared.clone(), shards.clone(), self.draw.fork());
+        let mut insisting = Box::pin(async move {
+            // Whoever asks during the healing is answered as well, but not waited for.
+            sleep(Duration::from_secs(2)).await;
+            clients.shutdown().await;
+            for shard in shards {
+                for key in 0..KEYS {
+                    last.insist((shard, key as u8)).await;
+                    last.read((shard, key as u8)).await;
+                }
+            }
+        });
+        loop {
+            let healed = tokio::select! {
+                biased;
+                () = &mut insisting => true,
+                stepped = self.step(schedule, over) => {
+                    stepped?;
+                    false
+                }
+            };
+            if healed {
+                break;
+            }
+            if Instant::now() >= over {
+                return Err(format!(
+                    "not every key takes a write {HEALING:?} after the last fault: {}; {}",
+                    self.mover.why,
+                    self.behind().join(", ")
+                ));
+            }
+        }
+        self.settle(schedule, over).await?;
+        self.judge()
+    }
+
+    /// Waits until all replicas have applied the same.
+    async fn settle(&mut self, schedule: &Schedule, over: Instant) -> Result<(), String> {
+        loop {
+            let mut behind = self.behind();
+            if !self.in_place {
+                behind.push(self.mover.why.clone());
+            }
+            if behind.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= over {
+                return Err(format!("replicas stay behind: {}", behind.join(", ")));
+            }
+            let soon = Instant::now() + Duration::from_millis(100);
+            self.step(schedule, soon).await?;
+        }
+    }
+
+    /// Replicas that have not applied what another has, or that don't run.
+    fn behind(&self) -> Vec<String> {
+        let mut behind = Vec::new();
+        for group in &self.groups {
+            let replicas = self.open_replicas(*group);
+            let most = replicas.iter().filter_map(|(_, replica)| replica.position().applied).max();
+            for (node, replica) in replicas {
+                let applied = replica.position().applied;
+                if applied != most {
+                    let id = self.nodes[node].id;
+                    behind.push(format!("group {group} on node {id}: {applied:?} of {most:?}"));
+                }
+            }
+        }
+        let missing = self.nodes.iter().filter(|node| !node.is_up() && !node.gone);
+        behind.extend(missing.map(|node| format!("node {} is down", node.id)));
+        behind
+    }
+
+    fn open_replicas(&self, group: GroupId) -> Vec<(usize, Group)> {
+        let open = self.nodes.iter().enumerate().filter_map(|(number, node)| {
+            let life = node.life.as_ref()?;
+            Some((number, life.groups.get(group)?))
+        });
+        open.collect()
+    }
+
+    /// Lets the world go on until something is to be done, does it, and looks.
+    async fn step(&mut self, schedule: &Schedule, over: Instant) -> Result<(), String> {
+        let look_ms = self.draw.range(LOOK_MS);
+        let look = Instant::now() + Duration::from_millis(look_ms);
+        let next = self.acts.keys().next().map_or(look, |(at, _)| (*at).min(look)).min(over);
+        let news = tokio::select! {
+            biased;
+            news = self.news.recv() => news,
+            () = sleep_until(next) => None,
+        };
+        if let Some(news) = news {
+            self.hear(news).await;
+        }
+        while let Some(entry) = self.acts.first_entry()
+            && entry.key().0 <= Instant::now()
+        {
+            let act = entry.remove();
+            self.act(schedule, act).await;
+        }
+        self.look()
+    }
+
+    async fn hear(&mut self, news: News) {
+        self.tell("news", format_args!("{news:?}"));
+        match news {
+            News::SetAside { node, group, replica, .. } => {
+                let Some(number) = self.nodes.iter().position(|known| known.id == node) else {
+                    return;
+                };
+                self.set_aside += 1;
+                self.hurt.insert(number);
+                self.nodes[number].aside.insert(replica);
+                self.world.net.give_up(node, replica);
+                self.tell("world", format_args!("replica {replica} of group {group} is set aside"));
+            }
+            News::Ends { node, life, .. } => {
+                let number = self.nodes.iter().position(|known| known.id == node);
+                let Some(number) = number.filter(|number| self.nodes[*number].lives == life) else {
+                    return;
+                };
+                self.crash(number, true);
+                let down_ms = self.draw.range(1..=1500);
+                self.after(down_ms, Act::Start(number));
+            }
+        }
+    }
+
+    fn crash(&mut self, number: usize, power: bool) {
+        let id = self.nodes[number].id;
+        self.shared.directory().nodes.remove(&id);
+        let world = self.world.clone();
+        self.nodes[number].crash(&world, power);
+        self.tell("world", format_args!("node {id} is down, power lost: {power}"));
+    }
+
+    async fn start(&mut self, number: usize) {
+        if self.nodes[number].is_up() || self.nodes[number].gone {
+            return;
+        }
+        let world = self.world.clone();
+        let node = &mut self.nodes[number];
+        let (id, started) = (node.id, node.start(&world).await);
+        self.tell("world", format_args!("node {id} starts: {started:?}"));
+        let node = &self.nodes[number];
+        match started {
+            Ok(()) => {
+                if let Some(life) = &node.life {
+                    let known = (life.groups.clone(), node.clock_ms);
+                    self.shared.directory().nodes.insert(id, known);
+                }
+            }
+            Err(_) => {
+                self.crash(number, true);
+                self.after(400, Act::Start(number));
+            }
+        }
+    }
+
+    async fn act(&mut self, schedule: &Schedule, act: Act) {
+        match act {
+            Act::Start(number) => self.start(number).await,
+            Act::Resume(number) => {
+                if let Some(life) = &self.nodes[number].life {
+                    life.process.resume();
+                }
+            }
+            Act::Heal => self.world.net.heal(),
+            Act::Clear => self.world.net.set_weather(Weather::FAIR),
+            Act::Move => self.move_on().await,
+            Act::Quicken(number) => self.nodes[number].set_sync_us(100..=400),
+            Act::Fault(number) => {
+                let fault = schedule.events[number].fault.clone();
+                self.tell("fault", format_args!("{fault:?}"));
+                if self.strike(&fault).await {
+                    *self.faults.entry(fault.kind()).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    /// Lets a fault happen; whether it could.
+    async fn strike(&mut self, fault: &Fault) -> bool {
+        let net = self.world.net.clone();
+        let id = |number: usize| self.nodes[number].id;
+        match *fault {
+            Fault::Crash { node, power, down_ms } => {
+                if !self.nodes[node].is_up() {
+                    return false;
+                }
+                self.crash(node, power);
+                self.after(down_ms, Act::Start(node));
+            }
+            Fault::CrashInWrite { node, changes, .. } => self.nodes[node].log.crash_after(changes),
+            Fault::PowerCut { down_ms } => {
+                for node in 0..self.nodes.len() {
+                    if self.nodes[node].is_up() {
+                        self.crash(node, true);
+                        let more_ms = self.draw.below(500);
+                        self.after(down_ms + more_ms, Act::Start(node));
+                    }
+                }
+            }
+            Fault::Pause { node, for_ms } => {
+                let Some(life) = &self.nodes[node].life else { return false };
+                life.process.pause();
+                self.after(for_ms, Act::Resume(node));
+            }
+            Fault::Isolate { node, for_ms } => {
+                for other in (0..self.nodes.len()).filter(|other| *other != node) {
+                    net.cut(id(node), id(other));
+                    net.cut(id(other), id(node));
+                }
+                self.after(for_ms, Act::Heal);
+            }
+            Fault::CutPair { one, other, for_ms } => {
+                net.cut(id(one), id(other));
+                net.cut(id(other), id(one));
+                self.after(for_ms, Act::Heal);
+            }
+            Fault::CutOneWay { from, to, for_ms } => {
+                net.cut(id(from), id(to));
+                self.after(for_ms, Act::Heal);
+            }
+            Fault::Bridge { node, for_ms } => {
+                let others: Vec<usize> = (0..self.nodes.len()).filter(|o| *o != node).collect();
+                let (left, right) = others.split_at(others.len() / 2);
+                for (one, other) in left.iter().flat_map(|l| right.iter().map(move |r| (*l, *r))) {
+                    net.cut(id(one), id(other));
+                    net.cut(id(other), id(one));
+                }
+                self.after(for_ms, Act::Heal);
+            }
+            Fault::Storm { loss_per_mille, twice_per_mille, delay_us, for_ms } => {
+                let delay_us = (50, delay_us);
+                net.set_weather(Weather { delay_us, loss_per_mille, twice_per_mille });
+                self.after(for_ms, Act::Clear);
+            }
+            Fault::SlowDisk { node, sync_us, for_ms } => {
+                self.nodes[node].set_sync_us(sync_us / 4..=sync_us);
+                self.after(for_ms, Act::Quicken(node));
+            }
+            Fault::FailSync { node, after } => self.nodes[node].log.fail_syncs_after(after),
+            Fault::FlipBit { node, place } => return self.flip(node, place),
+            Fault::Wipe { node, down_ms } => return self.wipe(node, down_ms),
+            Fault::ClockJump { node, by_ms } => {
+                let node = &mut self.nodes[node];
+                node.clock_ms += by_ms;
+                if let Some(known) = self.shared.directory().nodes.get_mut(&node.id) {
+                    known.1 = node.clock_ms;
+                }
+            }
+            Fault::HandOver { group } => {
+                let group = self.groups[group % self.groups.len()];
+                let replicas = self.open_replicas(group);
+                let Some((_, leader)) = replicas.iter().find(|(_, r)| r.leading_term().is_some())
+                else {
+                    return false;
+                };
+                let (to, _) = leader.members();
+                let to: Vec<ReplicaId> =
+                    to.into_iter().filter(|id| *id != leader.replica()).collect();
+                if to.is_empty() {
+                    return false;
+                }
+                let to = to[self.draw.below(to.len() as u64) as usize];
+                let _ = leader.transfer_leadership(to).await;
+            }
+            Fault::JoinOrLeave => return self.join_or_leave().await,
+        }
+        true
+    }
+
+    /// Whether this node may lose something for good: no other has.
+    fn may_hurt(&self, node: usize) -> bool {
+        self.hurt.iter().all(|hurt| *hurt == node)
+    }
+
+    /// Lets the mover take its steps.
+    async fn move_on(&mut self) {
+        let world = self.world.clone();
+        self.in_place = self.mover.look(&world, &mut self.nodes, &self.layout).await;
+        if self.in_place {
+            // Whatever was lost is there again.
+            self.hurt.clear();
+            for number in 0..self.nodes.len() {
+                let node = &self.nodes[number];
+                if node.leaving && !node.gone && node.held.is_empty() {
+                    self.crash(number, false);
+                    self.nodes[number].gone = true;
+                }
+            }
+        }
+        let ms = self.draw.range(MOVE_MS);
+        self.after(ms, Act::Move);
+    }
+
+    async fn join_or_leave(&mut self) -> bool {
+        let joined = self.nodes.iter().filter(|node| !node.leaving).count();
+        let newcomer = self.nodes.iter().rposition(|node| !node.leaving && node.joined);
+        match newcomer {
+            Some(number) if self.draw.one_in(2) => {
+                self.nodes[number].leaving = true;
+                let id = self.nodes[number].id;
+                self.tell("world", format_args!("node {id} is to leave"));
+            }
+            _ if joined < NODES_MAX && self.nodes.len() < 2 * NODES_MAX => {
+                let id = NodeId(self.next_node);
+                self.next_node += 1;
+                let (staging, draw) = (self.nodes[0].staging().to_owned(), self.draw.fork());
+                let mut node = Node::new(id, &zone(id), staging, draw);
+                node.joined = true;
+                self.nodes.push(node);
+                self.tell("world", format_args!("node {id} joins"));
+                self.start(self.nodes.len() - 1).await;
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn flip(&mut self, number: usize, place: u64) -> bool {
+        if !self.may_hurt(number) {
+            return false;
+        }
+        let was_up = self.nodes[number].is_up();
+        if was_up {
+            self.crash(number, false);
+        }
+        let log = &self.nodes[number].log;
+        let names = stemedb_wal::disk::Disk::list(log).unwrap_or_default();
+        let segments: Vec<String> =
+            names.into_iter().filter(|name| name.ends_with(".wal")).collect();
+        if let Some(name) = segments.get(place as usize % segments.len().max(1)) {
+            let bytes = log.bytes(name).unwrap_or_default().len().max(1);
+            let byte = (place >> 8) as usize % bytes;
+            if bytes > 1 {
+                log.flip(name, byte, (place & 7) as u8);
+            }
+            let name = name.clone();
+            self.tell("world", format_args!("bit {byte} of {name} flips"));
+        }
+        // Who can tell what it costs: no other is damaged from here on.
+        self.hurt.insert(number);
+        if was_up {
+            self.after(place % 1000, Act::Start(number));
+        }
+        true
+    }
+
+    fn wipe(&mut self, number: usize, down_ms: u64) -> bool {
+        if !self.may_hurt(number) {
+            return false;
+        }
+        let was_up = self.nodes[number].is_up();
+        if planted::has(Bug::ReplicaIdReused) {
+            // As if an empty disk under a known name were the node it was.
+            let (id, held) = (self.nodes[number].id, self.nodes[number].held.clone());
+            let world = self.world.clone();
+            self.shared.directory().nodes.remove(&id);
+            self.nodes[number].wipe(&world, id);
+            self.nodes[number].held = held;
+            self.after(down_ms, Act::Start(number));
+            return true;
+        }
+        let (id, new) = (self.nodes[number].id, NodeId(self.next_node));
+        self.next_node += 1;
+        self.shared.directory().nodes.remove(&id);
+        for held in self.nodes[number].held.values() {
+            self.world.net.give_up(id, held.replica);
+        }
+        let world = self.world.clone();
+        self.nodes[number].wipe(&world, new);
+        self.hurt.insert(number);
+        if was_up {
+            self.after(down_ms, Act::Start(number));
+        }
+        true
+    }
+
+    /// No more faults; whoever is down or paused comes back.
+    async fn calm_down(&mut self) {
+        self.acts.retain(|_, act| matches!(act, Act::Start(_) | Act::Move));
+        self.world.net.heal();
+        self.world.net.set_weather(Weather::FAIR);
+        for number in 0..self.nodes.len() {
+            let node = &self.nodes[number];
+            node.set_sync_us(100..=400);
+            node.log.fail_syncs_after(u64::MAX);
+            node.log.crash_after(u64::MAX);
+            match &node.life {
+                Some(life) => life.process.resume(),
+                None => self.start(number).await,
+            }
+        }
+    }
+
+    /// Looks at every replica.
+    fn look(&mut self) -> Result<(), String> {
+        if let Some(panic) = panicked() {
+            return Err(format!("something panicked: {panic}"));
+        }
+        if let Some(violation) = self.world.net.violation() {
+            return Err(violation);
+        }
+        let compare = self.draw.one_in(8);
+        for node in &self.nodes {
+            let Some(life) = &node.life else { continue };
+            for group in life.groups.all() {
+                let (id, replica) = (group.id(), group.replica());
+                if let Some(term) = group.leading_term() {
+                    self.leaders.see(id, term, replica)?;
+                    self.shared.directory().leaders.entry(id).or_insert(node.id);
+                }
+                self.order.see(id, replica, node.lives, marks(&group, life)?)?;
+                if id == GroupId::META {
+                    self.mover.see(&group.applied().meta().borrow())?;
+                }
+                if compare {
+                    self.replicas.see(id, replica, &group.applied().store())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The history as a whole, and every replica against it.
+    fn judge(&mut self) -> Result<(), String> {
+        let history = self.shared.history();
+        acknowledged::revisions(&history.acknowledged)?;
+        for group in &self.groups {
+            for (_, replica) in self.open_replicas(*group) {
+                acknowledged::kept(&replica, &history.acknowledged)?;
+                self.replicas.see(*group, replica.replica(), &replica.applied().store())?;
+            }
+        }
+        match linearizable::check(&history.operations()) {
+            Verdict::Linearizable => Ok(()),
+            Verdict::Violated(violation) => {
+                let mut all = history.operations();
+                drop(history);
+                all.retain(|operation| operation.key == violation.key);
+                for operation in all {
+                    self.tell("history", operation);
+                }
+                Err(violation.to_string())
+            }
+            Verdict::Undecided { .. } => {
+                self.undecided = true;
+                Ok(())
+            }
+        }
+    }
+
+    fn end(mut self, failure: Option<String>) -> (Report, Trace) {
+        let simulated_ms = self.begun.elapsed().as_millis() as u64;
+        let (counts, traffic) = (self.shared.counts(), self.world.net.traffic());
+        if let Some(failure) = &failure {
+            self.tell("verdict", failure);
+        }
+        let fingerprint = self.world.net.fingerprint();
+        self.tell("end", format_args!("{counts:?} {traffic:?} messages {fingerprint:016x}"));
+        for node in &mut self.nodes {
+            if let Some(life) = node.life.take() {
+                life.process.kill();
+            }
+        }
+        let report = Report {
+            seed: self.seed,
+            failure,
+            hash: self.trace.hash(),
+            simulated_ms,
+            faults: self.faults,
+            counts,
+            traffic,
+            terms: self.leaders.terms(),
+            looks: self.replicas.looks(),
+            set_aside: self.set_aside,
+            undecided: self.undecided,
+        };
+        (report, self.trace)
+    }
+}
+
+fn zone(node: NodeId) -> String {
+    format!("zone-{}", node.0 % 3)
+}
+
+fn held_by(node: NodeId, layout: &Layout) -> BTreeMap<GroupId, Held> {
+    let held = layout.groups().filter_map(|group| {
+        let replicas = layout.replicas(group)?;
+        let own = replicas.iter().find(|replica| replica.node == node)?;
+        Some((group, Held { replica: own.id, founders: Some(replicas.to_vec()) }))
+    });
+    held.collect()
+}
+
+fn marks(group: &Group, life: &crate::node::Life) -> Result<Marks, String> {
+    let count = |mark: Option<bytes::Bytes>| -> Result<u64, String> {
+        let Some(mark) = mark else { return Ok(0) };
+        let entry = stemedb_raft::applied_entry(&mark).map_err(|error| error.to_string())?;
+        Ok(entry.map_or(0, |(index, _)| index + 1))
+    };
+    let rows = group.applied().store();
+    let purged = life.wal.bounds(StreamId(group.replica().0)).purged;
+    let position = group.position();
+    Ok(Marks {
+        term: position.term,
+        purged: purged.map_or(0, |(index, _)| index + 1),
+        flushed: count(rows.durable_applied().map_err(|error| error.to_string())?)?,
+        applied: count(rows.applied().map_err(|error| error.to_string())?)?,
+    })
+}

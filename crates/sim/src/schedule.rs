@@ -1,0 +1,241 @@
+//! What goes wrong when: drawn from a seed, and nothing else; pure.
+//!
+//! A schedule is data, so that it can be printed, shortened and run again.
+
+use std::fmt;
+
+use crate::draw::Draw;
+
+/// Something that goes wrong. Nodes are named by their place, 0 and on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A process dies; with `power`, what its log had not synced may be lost.
+    Crash {
+        /// Which node.
+        node: usize,
+        /// Whether the power goes with it.
+        power: bool,
+        /// How long it stays down.
+        down_ms: u64,
+    },
+    /// The power goes in the middle of a change to the log's disk.
+    CrashInWrite {
+        /// Which node.
+        node: usize,
+        /// How many changes still pass.
+        changes: u64,
+        /// How long it stays down.
+        down_ms: u64,
+    },
+    /// The power goes everywhere.
+    PowerCut {
+        /// How long.
+        down_ms: u64,
+    },
+    /// A process stands still.
+    Pause {
+        /// Which node.
+        node: usize,
+        /// How long.
+        for_ms: u64,
+    },
+    /// Nobody reaches a node, and it reaches nobody.
+    Isolate {
+        /// Which node.
+        node: usize,
+        /// How long.
+        for_ms: u64,
+    },
+    /// Two nodes don't reach each other.
+    CutPair {
+        /// One.
+        one: usize,
+        /// The other.
+        other: usize,
+        /// How long.
+        for_ms: u64,
+    },
+    /// One node doesn't reach another, which reaches it.
+    CutOneWay {
+        /// Who is not heard.
+        from: usize,
+        /// Who does not hear.
+        to: usize,
+        /// How long.
+        for_ms: u64,
+    },
+    /// Two halves that both reach one node, and not each other.
+    Bridge {
+        /// The node between.
+        node: usize,
+        /// How long.
+        for_ms: u64,
+    },
+    /// The network loses, repeats and delays.
+    Storm {
+        /// Of a thousand messages, so many are lost.
+        loss_per_mille: u64,
+        /// And so many come twice.
+        twice_per_mille: u64,
+        /// The most a message takes.
+        delay_us: u64,
+        /// How long.
+        for_ms: u64,
+    },
+    /// A log's disk is slow.
+    SlowDisk {
+        /// Which node.
+        node: usize,
+        /// The most a sync takes.
+        sync_us: u64,
+        /// How long.
+        for_ms: u64,
+    },
+    /// A log's sync fails.
+    FailSync {
+        /// Which node.
+        node: usize,
+        /// How many syncs still pass.
+        after: u64,
+    },
+    /// A bit of a log turns while its node is down.
+    FlipBit {
+        /// Which node.
+        node: usize,
+        /// Says where.
+        place: u64,
+    },
+    /// A node loses both its disks.
+    Wipe {
+        /// Which node.
+        node: usize,
+        /// How long it stays down.
+        down_ms: u64,
+    },
+    /// A node's clock jumps.
+    ClockJump {
+        /// Which node.
+        node: usize,
+        /// How far.
+        by_ms: i64,
+    },
+    /// A leader is asked to hand over.
+    HandOver {
+        /// Of which group.
+        group: usize,
+    },
+    /// A node joins, or one that joined leaves.
+    JoinOrLeave,
+}
+
+impl Fault {
+    /// Its kind, for the report.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Fault::Crash { power: false, .. } => "process dies",
+            Fault::Crash { power: true, .. } => "power goes",
+            Fault::CrashInWrite { .. } => "power goes within a write",
+            Fault::PowerCut { .. } => "power goes everywhere",
+            Fault::Pause { .. } => "process paused",
+            Fault::Isolate { .. } => "node isolated",
+            Fault::CutPair { .. } => "pair cut apart",
+            Fault::CutOneWay { .. } => "cut one way",
+            Fault::Bridge { .. } => "bridge",
+            Fault::Storm { .. } => "storm",
+            Fault::SlowDisk { .. } => "slow disk",
+            Fault::FailSync { .. } => "sync fails",
+            Fault::FlipBit { .. } => "bit flips",
+            Fault::Wipe { .. } => "disks wiped",
+            Fault::ClockJump { .. } => "clock jumps",
+            Fault::HandOver { .. } => "leader hands over",
+            Fault::JoinOrLeave => "node joins or leaves",
+        }
+    }
+}
+
+/// A fault and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// In ms since the beginning.
+    pub at_ms: u64,
+    /// What.
+    pub fault: Fault,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>6} ms {:?}", self.at_ms, self.fault)
+    }
+}
+
+/// A whole run, before it is run.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// What everything else is drawn from.
+    pub seed: u64,
+    /// How many nodes begin.
+    pub nodes: usize,
+    /// How many shards there are.
+    pub shards: u16,
+    /// How many clients ask.
+    pub clients: u32,
+    /// How long things go wrong.
+    pub chaos_ms: u64,
+    /// What goes wrong, in order.
+    pub events: Vec<Event>,
+}
+
+impl Schedule {
+    /// The schedule of a seed.
+    pub fn of(seed: u64) -> Self {
+        let mut draw = Draw::new(seed);
+        let nodes = [3, 3, 3, 4, 5, 5, 6, 7][draw.below(8) as usize];
+        let shards = draw.range(1..=2) as u16;
+        let clients = draw.range(2..=4) as u32;
+        let chaos_ms = draw.range(4_000..=20_000);
+        // A run has its own mood: few kinds of faults often, rather than all of them seldom.
+        let kinds: Vec<u64> = (0..draw.range(2..=6)).map(|_| draw.below(KINDS)).collect();
+        let between_ms = draw.range(150..=1_500);
+        let mut events = Vec::new();
+        let mut at_ms = 500;
+        while at_ms < chaos_ms {
+            let kind = *draw.pick(&kinds);
+            events.push(Event { at_ms, fault: fault(kind, nodes, &mut draw) });
+            at_ms += 1 + draw.below(2 * between_ms);
+        }
+        Self { seed, nodes, shards, clients, chaos_ms, events }
+    }
+}
+
+const KINDS: u64 = 17;
+
+fn fault(kind: u64, nodes: usize, draw: &mut Draw) -> Fault {
+    let node = draw.below(nodes as u64) as usize;
+    let other = (node + 1 + draw.below(nodes as u64 - 1) as usize) % nodes;
+    let for_ms = draw.range(50..=4_000);
+    let down_ms = draw.range(1..=3_000);
+    match kind {
+        0 => Fault::Crash { node, power: false, down_ms },
+        1 => Fault::Crash { node, power: true, down_ms },
+        2 => Fault::CrashInWrite { node, changes: draw.below(60), down_ms },
+        3 => Fault::PowerCut { down_ms },
+        4 => Fault::Pause { node, for_ms },
+        5 => Fault::Isolate { node, for_ms },
+        6 => Fault::CutPair { one: node, other, for_ms },
+        7 => Fault::CutOneWay { from: node, to: other, for_ms },
+        8 => Fault::Bridge { node, for_ms },
+        9 => Fault::Storm {
+            loss_per_mille: draw.below(300),
+            twice_per_mille: draw.below(200),
+            delay_us: draw.range(1_000..=400_000),
+            for_ms,
+        },
+        10 => Fault::SlowDisk { node, sync_us: draw.range(5_000..=500_000), for_ms },
+        11 => Fault::FailSync { node, after: draw.below(100) },
+        12 => Fault::FlipBit { node, place: draw.word() },
+        13 => Fault::Wipe { node, down_ms },
+        14 => Fault::ClockJump { node, by_ms: draw.below(20_000) as i64 - 10_000 },
+        15 => Fault::HandOver { group: draw.below(3) as usize },
+        _ => Fault::JoinOrLeave,
+    }
+}
