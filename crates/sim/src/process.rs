@@ -5,6 +5,7 @@ use std::task::Waker;
 
 use stemedb_raft::runtime::Host;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::draw::Draw;
 
@@ -20,7 +21,13 @@ struct State {
     /// Tasks that wanted to run while it was paused.
     waiting: Vec<Waker>,
     tasks: Vec<AbortHandle>,
+    /// How often its tasks ran at one moment of simulated time, and which.
+    runs: (Instant, u64),
+    spins: bool,
 }
+
+/// Tasks that run so often while no time passes would do so for ever.
+const RUNS_MAX: u64 = 1_000_000;
 
 /// Ended tasks are forgotten once there are so many more.
 const TASKS_SWEPT: usize = 256;
@@ -29,7 +36,8 @@ impl Process {
     /// A process that runs.
     pub fn new(draw: Draw) -> Arc<Self> {
         let (waiting, tasks) = (Vec::new(), Vec::new());
-        let state = State { draw, paused: false, dead: false, waiting, tasks };
+        let runs = (Instant::now(), 0);
+        let state = State { draw, paused: false, dead: false, waiting, tasks, runs, spins: false };
         Arc::new(Self { state: Mutex::new(state) })
     }
 
@@ -62,6 +70,11 @@ impl Process {
         waiting.into_iter().for_each(Waker::wake);
     }
 
+    /// Whether it was stopped because it ran on and on while no time passed.
+    pub fn spins(&self) -> bool {
+        self.state().spins
+    }
+
     /// Whether it has ended.
     pub fn is_dead(&self) -> bool {
         self.state().dead
@@ -71,9 +84,12 @@ impl Process {
 impl Host for Process {
     fn runs(&self, waker: &Waker) -> bool {
         let mut state = self.state();
-        if state.dead {
+        if state.dead || state.spins {
             return false;
         }
+        let now = Instant::now();
+        state.runs = if state.runs.0 == now { (now, state.runs.1 + 1) } else { (now, 0) };
+        state.spins = state.runs.1 > RUNS_MAX;
         if state.paused && !state.waiting.iter().any(|waiting| waiting.will_wake(waker)) {
             state.waiting.push(waker.clone());
         }

@@ -631,6 +631,9 @@ impl Cluster {
         let compare = self.draw.one_in(8);
         for node in &self.nodes {
             let Some(life) = &node.life else { continue };
+            if life.process.spins() {
+                return Err(format!("node {} runs on and on while no time passes", node.id));
+            }
             for group in life.groups.all() {
                 let (id, replica) = (group.id(), group.replica());
                 if let Some(term) = group.leading_term() {

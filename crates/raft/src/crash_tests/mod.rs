@@ -24,7 +24,7 @@
 //! | acknowledged commands | all of them are in the log or in the store |
 //! | the replica's own marks | never say that the log lost something: no crash quarantines anybody |
 //!
-//! `STEMEDB_CRASH_POINTS` asks for more or fewer (500 by default, 2,000 in `scripts/crash`),
+//! `STEMEDB_CRASH_POINTS` asks for more or fewer (2,000 by default),
 //! `STEMEDB_SEED` replays one seed. Completions come on the log's own thread, so a seed repeats as
 //! far as that thread's batches do.
 
@@ -44,7 +44,7 @@ fn asked(name: &str) -> Option<u64> {
 
 #[test]
 fn whatever_a_crash_takes_nothing_acknowledged_is_lost_and_the_state_is_that_of_its_commands() {
-    let points = asked("STEMEDB_CRASH_POINTS").unwrap_or(500);
+    let points = asked("STEMEDB_CRASH_POINTS").unwrap_or(2000);
     let one = asked("STEMEDB_SEED");
     let first = one.unwrap_or(1);
     let mut tally = Tally::default();
