@@ -457,7 +457,7 @@ impl State {
         }
         self.quarantine.admit(op, &self.streams)?;
         let is_append = matches!(op, Op::Append { .. });
-        if is_append && shared.supply.is_out() {
+        if is_append && shared.supply.is_full() {
             return Err(Error::Full);
         }
         // Votes and purges get through while appends wait, but not without end.

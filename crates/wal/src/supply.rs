@@ -73,6 +73,8 @@ pub(crate) struct Supply {
     /// Length of `ready`.
     ready_count: AtomicUsize,
     out: AtomicBool,
+    /// It is out for want of space.
+    full: AtomicBool,
     /// When it was looked last, there was room for few segments more.
     tight: AtomicBool,
 }
@@ -88,9 +90,10 @@ impl Supply {
     ) -> Self {
         let ready_count = AtomicUsize::new(ready.len());
         let shelf = Mutex::new(Shelf { ready, next_number, ..Shelf::default() });
-        let (changed, out, tight) =
-            (Condvar::new(), AtomicBool::new(false), AtomicBool::new(false));
-        let supply = Self { disk, segment_bytes, ahead, shelf, changed, ready_count, out, tight };
+        let [out, full, tight] = [(); 3].map(|()| AtomicBool::new(false));
+        let changed = Condvar::new();
+        let supply =
+            Self { disk, segment_bytes, ahead, shelf, changed, ready_count, out, full, tight };
         supply.look();
         supply
     }
@@ -102,6 +105,12 @@ impl Supply {
     /// Whether the last spare could not be made and none is left.
     pub(crate) fn is_out(&self) -> bool {
         self.out.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is out for want of space. Out for another reason it is no use to wait: appends are
+    /// taken, and the writer meets the disk's error as soon as it needs a file.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// Lets the helper try again. The supply stays out until that has worked: else an append
@@ -220,6 +229,7 @@ impl Supply {
         shelf.failed = false;
         self.ready_count.store(shelf.ready.len(), Ordering::Relaxed);
         self.out.store(false, Ordering::Relaxed);
+        self.full.store(false, Ordering::Relaxed);
         self.changed.notify_all();
     }
 
@@ -261,8 +271,9 @@ impl Supply {
             return;
         }
         shelf.no_space = is_full(error);
+        self.full.store(shelf.no_space, Ordering::Relaxed);
         if !self.out.swap(true, Ordering::Relaxed) {
-            tracing::warn!(%error, "no spare segment could be made; appends are refused");
+            tracing::warn!(%error, "no spare segment could be made");
             self.changed.notify_all();
         }
     }
@@ -347,4 +358,38 @@ pub(crate) fn begin_segment(
     disk.rename(&spare.name, &segment::segment_file(header.binding.segment))?;
     disk.sync_dir()?;
     Ok(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::disk::sim::SimDisk;
+
+    /// Lets the helper of an empty shelf run until it is out, looks, and stops it.
+    fn out_on(disk: &SimDisk, look: impl FnOnce(&Supply)) {
+        let supply = Supply::new(Arc::new(disk.clone()), 4096, 1, Vec::new(), 1);
+        thread::scope(|scope| {
+            scope.spawn(|| supply.run());
+            while !supply.is_out() {
+                thread::yield_now();
+            }
+            look(&supply);
+            supply.stop();
+        });
+    }
+
+    #[test]
+    fn want_of_space_is_waited_for_and_a_disk_that_fails_is_not() {
+        let full = SimDisk::new(1);
+        full.limit_space(Some(100));
+        out_on(&full, |supply| assert!(supply.is_full()));
+        let broken = SimDisk::new(1);
+        broken.crash();
+        out_on(&broken, |supply| {
+            assert!(!supply.is_full(), "appends must pass, to meet the error");
+            assert_eq!(supply.take().unwrap_err().to_string(), "crashed");
+        });
+    }
 }

@@ -349,7 +349,7 @@ impl Wal {
             waiting_bytes: state.waiting_bytes as u64,
             cached_bytes: state.cached_bytes as u64,
             free_bytes,
-            full: shared.supply.is_out(),
+            full: shared.supply.is_full(),
             poisoned: state.poisoned.as_ref().map(ToString::to_string),
         }
     }

@@ -74,7 +74,7 @@ struct Filled {
 
 fn fill(volume: &Volume) -> Filled {
     let ballast = volume.path().join("ballast");
-    fs::write(&ballast, noise(1, 12 << 20)).unwrap();
+    fs::write(&ballast, noise(1, 40 << 20)).unwrap();
     let budget =
         Budget { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 20, ..Budget::default() };
     let store = Arc::new(RocksStore::open(&volume.path().join("db"), budget).unwrap());
@@ -106,7 +106,7 @@ fn fill(volume: &Volume) -> Filled {
 
 #[test]
 fn a_full_store_says_so_reads_on_and_goes_on_by_itself_when_there_is_room() {
-    let Some(volume) = Volume::mount(40) else { return };
+    let Some(volume) = Volume::mount(68) else { return };
     let filled = fill(&volume);
     let Health::Full(cause) = filled.store.health() else { panic!("{:?}", filled.store.health()) };
     assert!(cause.contains("No space left on device"), "{cause}");
@@ -137,7 +137,7 @@ fn a_full_store_says_so_reads_on_and_goes_on_by_itself_when_there_is_room() {
 
 #[test]
 fn a_full_store_that_is_opened_again_goes_back_to_what_was_durable_and_takes_writes_when_it_can() {
-    let Some(volume) = Volume::mount(40) else { return };
+    let Some(volume) = Volume::mount(68) else { return };
     let filled = fill(&volume);
     // Opened while there is no room: what was not flushed is gone, and the store is in its senses.
     let opened = filled.store.reopen();

@@ -265,7 +265,7 @@ fn config_show_masks_secrets_and_names_sources() {
             "unsafe-skip-signatures = false (default)",
             "worker-threads = - (default)",
             "block-cache-bytes = 64MiB (default)",
-            "write-buffer-bytes = 32MiB (default)",
+            "write-buffer-bytes = 64MiB (default)",
             "compaction-bytes-per-second = 128MiB (default)",
             "snapshot-bytes-per-second = 64MiB (default)",
             "live-log-bytes-max = 256MiB (default)",
