@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use crate::cli::{Output, ReplayArgs, Servers};
 use crate::http::get;
@@ -21,6 +22,8 @@ use crate::{place, stemedb};
 const MIB: u64 = 1 << 20;
 /// How long the replay may take before it is given up.
 const REPLAY_LIMIT: Duration = Duration::from_secs(900);
+/// How long a node may take to see how long its files are.
+const FILES_SEEN_WITHIN: Duration = Duration::from_secs(5);
 /// Keys written between two looks at the log.
 const CHUNK_KEYS: u64 = 50_000;
 /// The target, seconds for each GiB of log.
@@ -88,15 +91,26 @@ async fn fill(arguments: &ReplayArgs, store: &stemedb::Store, node: SocketAddr) 
     }
 }
 
-/// What the node has written to its log since it was made. All of it must still be there.
+/// What the node has written to its log since it was made. All of it must still be there: the node
+/// looks at its files once a second, so they may be a little behind.
 async fn log_bytes(node: SocketAddr) -> Result<u64> {
+    let (written, mut kept) = log_figures(node).await?;
+    let begun = Instant::now();
+    while written > kept && begun.elapsed() < FILES_SEEN_WITHIN {
+        sleep(Duration::from_millis(200)).await;
+        (_, kept) = log_figures(node).await?;
+    }
+    ensure!(written <= kept, "the log was cut: {written} bytes written, files of {kept} bytes");
+    Ok(written)
+}
+
+/// What was written to the log, and how long its files are.
+async fn log_figures(node: SocketAddr) -> Result<(u64, u64)> {
     let text = get(node, "/metrics").await?.success()?;
     let text = String::from_utf8_lossy(&text);
     let written = gauge(&text, "stemedb_wal_bytes_total").context("no count of log bytes")?;
     let kept = gauge(&text, "stemedb_storage_bytes{kind=\"log\"}");
-    let kept = kept.context("no gauge of the log's files")?;
-    ensure!(written <= kept, "the log was cut: {written} bytes written, files of {kept} bytes");
-    Ok(written)
+    Ok((written, kept.context("no gauge of the log's files")?))
 }
 
 /// The value of a metric in the Prometheus text format.

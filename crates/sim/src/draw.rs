@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_reference_implementation_draws_the_same() {
-        // The authors' C, seed 1234567, as it is quoted wherever the generator is ported to.
+        // Seed 1234567 of Vigna's C, as it is quoted wherever the generator is ported to.
         let expected = [
             6_457_827_717_110_365_317,
             3_203_168_211_198_807_973,
@@ -127,19 +127,31 @@ mod tests {
     #[test]
     fn seed_one_is_frozen() {
         let mut draw = Draw::new(1);
-        assert_eq!(words(&mut draw, 4), [0, 0, 0, 0]);
+        assert_eq!(
+            words(&mut draw, 4),
+            [
+                10_451_216_379_200_822_465,
+                13_757_245_211_066_428_519,
+                17_911_839_290_282_890_590,
+                8_196_980_753_821_780_235,
+            ]
+        );
         let below: Vec<u64> = (0..12).map(|_| draw.below(10)).collect();
-        assert_eq!(below, [0]);
+        assert_eq!(below, [4, 7, 8, 5, 2, 7, 4, 6, 4, 5, 4, 1]);
         let range: Vec<u64> = (0..8).map(|_| draw.range(100..=200)).collect();
-        assert_eq!(range, [0]);
+        assert_eq!(range, [165, 182, 168, 189, 106, 108, 150, 112]);
         let coins: Vec<bool> = (0..8).map(|_| draw.one_in(2)).collect();
-        assert_eq!(coins, [true]);
+        assert_eq!(coins, [true, true, false, false, true, false, false, false]);
         let picks: String = (0..12).map(|_| *draw.pick(&['a', 'b', 'c', 'd'])).collect();
-        assert_eq!(picks, "");
+        assert_eq!(picks, "bbbcccdcdcac");
         let mut fork = draw.fork();
-        assert_eq!(words(&mut fork, 3), [0]);
-        assert_eq!(words(&mut fork.fork(), 2), [0]);
-        assert_eq!(words(&mut draw, 2), [0]);
+        let expected =
+            [1_043_806_543_884_462_837, 12_800_439_570_009_179_125, 15_944_411_564_257_859_126];
+        assert_eq!(words(&mut fork, 3), expected);
+        let expected = [466_179_380_197_575_732, 75_477_870_950_190_321];
+        assert_eq!(words(&mut fork.fork(), 2), expected);
+        let expected = [5_984_736_765_014_534_238, 2_936_340_266_296_909_718];
+        assert_eq!(words(&mut draw, 2), expected, "as if nothing had been drawn from the fork");
     }
 
     #[test]

@@ -104,13 +104,13 @@ mod tests {
     }
 
     #[test]
-    fn few_attempts_are_enough_for_few_culprits() {
+    fn few_culprits_take_few_attempts() {
         let mut attempts = 0;
         let found = minimise(&thousand(), usize::MAX, |items| {
             attempts += 1;
             needs(&[3, 617, 998])(items)
         });
-        assert_eq!((found.len(), attempts), (3, 0));
+        assert_eq!((found.len(), attempts), (3, 242));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use stemedb_raft::Group;
 use stemedb_types::{GroupId, Layout, NodeId, ReplicaId};
 use stemedb_wal::StreamId;
 use stemedb_wal::planted::{self, Bug};
+use tokio::runtime::RngSeed;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -92,8 +93,12 @@ fn panicked() -> Option<String> {
 /// Runs a schedule. `staging` is a folder for files on their way between nodes.
 pub fn run(schedule: &Schedule, staging: &Path, trace: Trace) -> (Report, Trace) {
     let _ = panicked();
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        // Whom a watch channel wakes first, tokio leaves to chance.
+        .rng_seed(RngSeed::from_bytes(&schedule.seed.to_be_bytes()))
+        .build();
     let Ok(runtime) = runtime else { unreachable!("a runtime without IO needs nothing") };
     runtime.block_on(async {
         let mut cluster = Cluster::new(schedule, staging, trace);

@@ -1,7 +1,7 @@
 //! The shortest failing prefix, and the few operations that make it fail.
 //!
 //! A prefix of a linearizable history is linearizable, so the return that ends
-//! the shortest failing one is found by halving. In the prefix, what has not
+//! the shortest failing one is found by ever longer steps, then by halving. In the prefix, what has not
 //! returned yet is of unknown outcome.
 //!
 //! Of its operations most have nothing to do with the failure. One may not just
@@ -20,9 +20,14 @@ use crate::minimise::minimise;
 const ATTEMPTS_MAX: usize = 1000;
 const ATTEMPT_SHARE: u64 = 100;
 
-/// Why this key's operations, which were found to fail, do.
-pub(super) fn explain(key: u32, operations: &[Operation], work_max: u64) -> Violation {
-    let until = shortest(operations, work_max);
+/// Why this key's operations, which were found to fail at a dead end, do.
+pub(super) fn explain(
+    key: u32,
+    operations: &[Operation],
+    dead_end: u64,
+    work_max: u64,
+) -> Violation {
+    let until = shortest(operations, dead_end, work_max);
     let mut called: Vec<Operation> =
         operations.iter().filter(|operation| operation.called < until).copied().collect();
     called.sort_unstable_by_key(|operation| operation.called);
@@ -49,20 +54,29 @@ pub(super) fn explain(key: u32, operations: &[Operation], work_max: u64) -> Viol
 }
 
 /// The return that ends the shortest failing prefix; if some prefix is too much work, a short one.
-fn shortest(operations: &[Operation], work_max: u64) -> u64 {
+///
+/// All is well before the dead end, and most often not right after it: the search looks no further
+/// ahead than to who still needs a value. So the steps from there are short at first.
+fn shortest(operations: &[Operation], dead_end: u64, work_max: u64) -> u64 {
     let known = operations.iter().filter(|operation| operation.outcome != Outcome::Unknown);
-    let mut returns: Vec<u64> = known.map(|operation| operation.returned).collect();
+    let mut returns: Vec<u64> =
+        known.map(|operation| operation.returned).filter(|place| *place >= dead_end).collect();
     returns.sort_unstable();
-    let (mut passing, mut failing) = (0, returns.len().saturating_sub(1));
+    let fails = |n: usize| fails(&prefix(operations, returns[n]), work_max);
+    let last = returns.len().saturating_sub(1);
+    let (mut passing, mut failing) = (0, 0);
+    while failing < last && !fails(failing) {
+        (passing, failing) = (failing + 1, (2 * failing + 1).min(last));
+    }
     while passing < failing {
         let middle = passing.midpoint(failing);
-        if fails(&prefix(operations, returns[middle]), work_max) {
+        if fails(middle) {
             failing = middle;
         } else {
             passing = middle + 1;
         }
     }
-    returns.get(failing).copied().unwrap_or(u64::MAX)
+    returns.get(failing).copied().unwrap_or(dead_end)
 }
 
 /// What was known right after this event.
@@ -87,7 +101,7 @@ pub(super) fn weakened(operation: &Operation) -> Option<Operation> {
 }
 
 fn fails(operations: &[Operation], work_max: u64) -> bool {
-    matches!(search::linearizable(&History::new(operations), Work::new(work_max)), Ok(false))
+    matches!(search::dead_end(&History::new(operations), Work::new(work_max)), Ok(Some(_)))
 }
 
 /// The value that the operation found or expected.

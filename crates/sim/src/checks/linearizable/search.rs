@@ -5,34 +5,17 @@
 //! are under way happen first. A configuration that cannot is gone. If none is
 //! left, no order explains the answers; if one is left at the end, one does.
 //!
-//! What is not tried, and why nothing is lost:
-//!
-//! - **A look that sees what it should sees it at once.** It changes nothing,
-//!   and has one thing less to wait for.
-//! - **Nothing happens before something that returns needs it.** Until then it
-//!   may as well happen later; after a write of unknown outcome, any time later.
-//! - **A write is not tried only to be written over.** It could have happened
-//!   right before the one that wrote over it, unseen, together with the looks
-//!   that needed it. So whenever something is written over, all writes under way
-//!   become settled. Hence a write that is not itself the one to be explained
-//!   must be looked at by the next step: until then its configuration is *owing*.
-//!   The same holds for unknown outcomes, which can also wait or never happen.
-//! - **Of interchangeable operations the one that returns first goes first.** In
-//!   any order where another goes first, the two can trade places.
-//! - **A value that nobody will write again is not written over while somebody
-//!   still needs it.** Nobody could explain that answer later.
-//!
-//! Unknown outcomes: none is left out beforehand. A value that nobody names may
-//! still be why a delete found something, or why a swap was refused. But such
-//! writes are interchangeable, so all that counts is how many are left of them,
-//! and a way that used fewer covers one that used more.
+//! What may happen next, and what is not worth trying, is in `steps`.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::PENDING_MAX;
 use super::configuration::{Alike, Configuration, Frontier, Slots};
-use super::history::{Event, Held, History, Kind, NOTHING};
+use super::history::{Event, History, Kind, NOTHING};
+
+/// How many groups of classes there are of which it does not matter which one happens.
+pub(super) const GROUPS: usize = 2;
 
 /// The work or the slots did not suffice.
 #[derive(Debug)]
@@ -55,8 +38,8 @@ impl Work {
     }
 }
 
-/// Whether some order explains all answers.
-pub(super) fn linearizable(history: &History, work: Work) -> Result<bool, Exhausted> {
+/// Where no way is left, if no order explains all answers: what was told before that has an order.
+pub(super) fn dead_end(history: &History, work: Work) -> Result<Option<u64>, Exhausted> {
     let mut search = Search::new(history, work)?;
     for (place, event) in &history.events {
         match event {
@@ -64,50 +47,51 @@ pub(super) fn linearizable(history: &History, work: Work) -> Result<bool, Exhaus
             Event::Returned(op) => search.returned(*op, *place)?,
         }
         if search.frontier.is_empty() {
-            return Ok(false);
+            return Ok(Some(*place));
         }
     }
-    Ok(true)
+    Ok(None)
 }
 
 /// An operation under way, of known outcome.
 #[derive(Clone, Copy, Debug)]
-struct Pending {
+pub(super) struct Pending {
     op: usize,
-    kind: Kind,
-    slot: u32,
-    returned: u64,
+    pub(super) kind: Kind,
+    pub(super) slot: u32,
+    pub(super) returned: u64,
 }
 
 /// Operations of unknown outcome that do the same, hence interchangeable.
 #[derive(Debug)]
-struct Class {
-    kind: Kind,
+pub(super) struct Class {
+    pub(super) kind: Kind,
     /// Where they stand among all of unknown outcome, in the order of their calls.
-    members: Range<usize>,
+    pub(super) members: Range<usize>,
     /// How many of them have been called.
     called: usize,
-    /// Which other classes have become like this one, if any.
-    alike: Option<usize>,
+    /// The group that it has joined, if any.
+    pub(super) alike: Option<usize>,
 }
 
 impl Class {
     /// One that may still happen.
-    fn next(&self, way: &Configuration) -> Option<usize> {
+    pub(super) fn next(&self, way: &Configuration) -> Option<usize> {
         self.members.clone().take(self.called).find(|unknown| !way.is_spent(*unknown))
     }
 }
 
-struct Search<'a> {
-    history: &'a History,
+pub(super) struct Search<'a> {
+    pub(super) history: &'a History,
     frontier: Frontier,
-    pending: Vec<Pending>,
-    classes: Vec<Class>,
+    pub(super) pending: Vec<Pending>,
+    /// In the order of their kinds.
+    pub(super) classes: Vec<Class>,
     /// The class of each operation of unknown outcome.
     class_of: Vec<usize>,
-    /// Those that write a value that nobody tells from others any more: whatever the key holds, and
-    /// where it holds nothing.
-    alike: [Alike; 2],
+    /// The groups of those whose value nobody tells from others any more: that write it whatever the
+    /// key holds, and that swap nothing for it.
+    alike: [Alike; GROUPS],
     work: Work,
 }
 
@@ -129,7 +113,7 @@ impl<'a> Search<'a> {
             class_of[*op] = classes.len() - 1;
         }
         let mut frontier = Frontier::default();
-        let alike = [Alike::new(unknown.len()), Alike::new(unknown.len())];
+        let alike = [(); GROUPS].map(|()| Alike::new(unknown.len()));
         frontier.insert(Configuration::new(unknown.len()), &alike, &mut work)?;
         Ok(Self { history, frontier, pending: vec![], classes, class_of, alike, work })
     }
@@ -195,7 +179,7 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// Sees which classes have become alike.
+    /// Joins the classes whose values nobody tells from others from now on.
     fn forget_names(&mut self, now: u64) {
         for class in self.classes.iter_mut().filter(|class| class.alike.is_none()) {
             let (group, held) = match class.kind {
@@ -208,145 +192,5 @@ impl<'a> Search<'a> {
                 class.members.clone().for_each(|unknown| self.alike[group].add(unknown));
             }
         }
-    }
-
-    /// All that may happen next, and is not known to be of no use.
-    fn steps(&self, from: &Configuration, due: [Option<u32>; 2], now: u64) -> Vec<Configuration> {
-        let known = self.pending.iter().filter_map(|step| self.take(from, *step, due, now));
-        let mut met = [false; 2];
-        let unknown = self.classes.iter().filter(|class| {
-            // Of those that are alike, one.
-            let first = class.alike.is_none_or(|group| !met[group]);
-            let may = first && class.next(from).is_some();
-            class.alike.filter(|_| may).into_iter().for_each(|group| met[group] = true);
-            may
-        });
-        let unknown = unknown.filter_map(|class| self.spend(from, class, now));
-        known.chain(unknown).collect()
-    }
-
-    /// An operation of known outcome happens.
-    fn take(
-        &self,
-        from: &Configuration,
-        step: Pending,
-        due: [Option<u32>; 2],
-        now: u64,
-    ) -> Option<Configuration> {
-        if step.kind.looks() || from.is_taken(step.slot) || self.waits(from, step) {
-            return None;
-        }
-        let mut to = from.clone();
-        to.take(step.slot);
-        self.happen(&mut to, step.kind, now)?;
-        let seen = self.look(&mut to);
-        let writes = matches!(step.kind, Kind::Write(_));
-        to.owing = writes && !seen && !due.contains(&Some(step.slot));
-        self.leave(from.held, to, now)
-    }
-
-    /// One of this class, of unknown outcome, happens.
-    fn spend(&self, from: &Configuration, class: &Class, now: u64) -> Option<Configuration> {
-        let may = match class.kind {
-            Kind::Write(_) => !from.owing,
-            kind => kind.needs() == Some(from.held),
-        };
-        let one = class.next(from).filter(|_| may)?;
-        let mut to = from.clone();
-        to.spend(one);
-        self.happen(&mut to, class.kind, now)?;
-        if to.held == from.held && to.settled == from.settled {
-            return None; // As good as never.
-        }
-        if let Kind::Write(held) = class.kind
-            && to.settled == from.settled
-            && self.classes.iter().any(|other| {
-                other.kind == Kind::Swap(from.held, held) && other.next(from).is_some()
-            })
-        {
-            return None; // The swap does as well here, and is of less use elsewhere.
-        }
-        to.owing = !self.look(&mut to);
-        self.leave(from.held, to, now)
-    }
-
-    /// It happens, if it may now.
-    fn happen(&self, to: &mut Configuration, kind: Kind, now: u64) -> Option<()> {
-        to.held = match kind {
-            Kind::Write(held) if !to.owing => {
-                self.settle_unseen(to, now, |_| true);
-                held
-            }
-            Kind::Remove if to.held != NOTHING => {
-                // It does not see what it removes, only that there is something.
-                self.settle_unseen(to, now, |unseen| unseen != NOTHING);
-                NOTHING
-            }
-            Kind::Swap(expect, held) if to.held == expect => held,
-            _ => return None,
-        };
-        Some(())
-    }
-
-    /// Settles the writes that could happen now without anybody knowing, if they leave what passes.
-    ///
-    /// One that somebody needs brings its looks with it, provided that all are under way: the write,
-    /// then all of them, then on as before. If a swap needs it, or a look to come, it must be taken.
-    fn settle_unseen(&self, to: &mut Configuration, now: u64, passes: impl Fn(Held) -> bool) {
-        for write in &self.pending {
-            let Kind::Write(held) = write.kind else { continue };
-            if !passes(held) || to.is_taken(write.slot) {
-                continue;
-            }
-            if self.history.once(held) {
-                let needing = self.pending.iter().filter(|op| op.kind.needs() == Some(held));
-                if self.history.needed_until(held) > now
-                    || needing.clone().any(|op| !op.kind.looks())
-                {
-                    continue;
-                }
-                needing.for_each(|look| to.settle(look.slot));
-            }
-            to.settle(write.slot);
-        }
-    }
-
-    /// All looks under way see what the key holds; whether one was glad of it.
-    fn look(&self, to: &mut Configuration) -> bool {
-        let before = to.settled;
-        let looks = self.pending.iter().filter(|look| look.kind.sees(to.held));
-        let slots = looks.fold(0, |slots: Slots, look| slots | 1 << look.slot);
-        to.settled |= slots;
-        to.settled != before
-    }
-
-    /// Whether another that does the same and returns earlier should go first.
-    fn waits(&self, from: &Configuration, step: Pending) -> bool {
-        self.pending.iter().any(|other| {
-            other.kind == step.kind
-                && other.returned < step.returned
-                && !from.is_taken(other.slot)
-                && from.is_settled(other.slot) == from.is_settled(step.slot)
-        })
-    }
-
-    /// The key holds something else than before; none if somebody still needs what is gone for good.
-    fn leave(&self, held: Held, mut to: Configuration, now: u64) -> Option<Configuration> {
-        if to.held == held || !self.history.once(held) {
-            return Some(to);
-        }
-        let mut needing = self.pending.iter().filter(|op| op.kind.needs() == Some(held));
-        if self.history.needed_until(held) > now || needing.any(|op| !to.answered(op.slot)) {
-            return None;
-        }
-        self.bury(&mut to, held);
-        Some(to)
-    }
-
-    /// The key never holds this again: what of unknown outcome could have happened to it is as good
-    /// as spent. It would only tell ways apart that are not.
-    fn bury(&self, way: &mut Configuration, gone: Held) {
-        let expecting = self.classes.iter().filter(|class| class.kind.needs() == Some(gone));
-        expecting.flat_map(|class| class.members.clone()).for_each(|unknown| way.spend(unknown));
     }
 }

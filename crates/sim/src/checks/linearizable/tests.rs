@@ -338,8 +338,8 @@ fn a_write_that_happened_unseen_may_still_be_meant_in_earnest() {
         "
         [put 1]
          [del)
-               [swap - 5]
-            [           ]
+            [  swap - 5  ]
+               [get 5]
         ",
     );
 }
@@ -576,55 +576,63 @@ fn the_lies_are_worth_telling() {
     assert!((300..=900).contains(&found), "{found}");
 }
 
-/// One history of thousands of operations by some ten clients.
-fn long(seed: u64, unknown_one_in: u64) -> Vec<Operation> {
-    let recipe = Recipe { operations: 5000, reach_max: 5000, unknown_one_in, values: None };
+/// A long history by some ten clients.
+fn long(operations: u64, seed: u64, unknown_one_in: u64) -> Vec<Operation> {
+    let recipe = Recipe { operations, reach_max: 5000, unknown_one_in, values: None };
     happened(recipe, &mut Draw::new(seed))
 }
 
 #[test]
 fn a_long_history_takes_a_small_part_of_the_work_allowed() {
-    for (seed, unknown_one_in, part) in [(1, 3, 10), (2, 10, 40), (3, 100, 100), (4, u64::MAX, 400)]
+    for (seed, unknown_one_in, part) in
+        [(1, 3, 50), (2, 10, 100), (3, 100, 100), (4, u64::MAX, 400)]
     {
-        let verdict = check_within(&long(seed, unknown_one_in), WORK_MAX / part);
+        let verdict = check_within(&long(5000, seed, unknown_one_in), WORK_MAX / part);
         assert_eq!(verdict, Verdict::Linearizable, "one unknown in {unknown_one_in}");
     }
 }
 
 #[test]
-fn a_thousand_unknown_writes_are_no_more_than_the_few_that_count() {
-    let mut operations = vec![];
-    let mut tell = |action, outcome| {
-        let called = 2 * operations.len() as u64;
-        let (key, client, returned) = (7, 0, called + 1);
-        operations.push(Operation { key, client, called, returned, action, outcome });
+fn one_lie_in_a_long_history_is_told_in_a_few_lines() {
+    let mut operations = long(1500, 1, 20);
+    let known = |from: usize, action: fn(&Operation) -> bool| {
+        let known = |n: &usize| operations[*n].outcome != Outcome::Unknown;
+        (from..).filter(known).find(|n| action(&operations[*n])).unwrap()
     };
-    (1..=1000).for_each(|value| tell(Action::Put { value }, Outcome::Unknown));
-    (1..=1000).for_each(|_| tell(Action::Delete, Outcome::Unknown));
-    for value in (1..=900).step_by(3) {
-        tell(Action::Get, Outcome::Found(Some(value)));
-        tell(Action::Delete, Outcome::Deleted(true));
-        tell(Action::Swap { expect: None, value: 2000 + value }, Outcome::Refused);
-        tell(Action::Get, Outcome::Found(None));
-    }
-    assert_eq!(check_within(&operations, WORK_MAX / 100), Verdict::Linearizable);
-    // Those that were seen are gone, and of the 700 others 300 were needed to refuse the swaps.
-    let mut tell = |action, outcome| {
-        let called = 2 * operations.len() as u64;
-        let (key, client, returned) = (7, 0, called + 1);
-        operations.push(Operation { key, client, called, returned, action, outcome });
-    };
-    (0..401).for_each(|_| tell(Action::Delete, Outcome::Deleted(true)));
-    assert!(matches!(check(&operations), Verdict::Violated(_)));
-    operations.pop();
-    assert_eq!(check(&operations), Verdict::Linearizable);
+    let put = known(1000, |operation| matches!(operation.action, Action::Put { .. }));
+    let get = known(1200, |operation| matches!(operation.action, Action::Get));
+    let Action::Put { value } = operations[put].action else { unreachable!() };
+    operations[get].outcome = Outcome::Found(Some(value));
+    let Verdict::Violated(violation) = check(&operations) else { panic!("not seen") };
+    assert_eq!(
+        violation.to_string(),
+        "key 7: no order of its operations explains their answers up to 2402:\n  \
+           [1996, 2007] client 1001: put 1001 → done\n  \
+           [1999, 2008] client 1002: get → found 1001\n  \
+           [2383, 2390] client 1196: put 1196 → done\n  \
+           [2392, 2402] client 1201: get → found 1001\n\
+         whatever the 1199 other operations did"
+    );
 }
 
 #[test]
-fn one_lie_in_a_long_history_is_told_in_a_few_lines() {
-    let mut operations = long(1, 20);
-    let n = (4000..).find(|n| matches!(operations[*n].outcome, Outcome::Found(Some(_)))).unwrap();
-    operations[n].outcome = Outcome::Found(Some(2));
-    let Verdict::Violated(violation) = check(&operations) else { panic!("not seen") };
-    assert_eq!(violation.to_string(), "");
+#[ignore]
+fn tmp_campaign() {
+    let mut draw = Draw::new(std::env::var("SEED").unwrap().parse().unwrap());
+    let (mut bad, n) = (0, std::env::var("CASES").unwrap().parse().unwrap());
+    for _ in 0..n {
+        let recipe = Recipe {
+            operations: draw.range(2..=13),
+            reach_max: draw.below(9000),
+            unknown_one_in: *draw.pick(&[1, 2, 3, 5, u64::MAX]),
+            values: *draw.pick(&[None, None, Some(1), Some(2), Some(3)]),
+        };
+        let mut operations = happened(recipe, &mut draw);
+        for _ in 0..draw.below(5) {
+            lie(&mut operations, &mut draw);
+        }
+        agree(&operations);
+        bad += u64::from(check(&operations) != Verdict::Linearizable);
+    }
+    println!("{bad} of {n} bad");
 }
