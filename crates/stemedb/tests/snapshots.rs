@@ -93,7 +93,7 @@ async fn a_node_behind_a_cut_log_is_caught_up_by_a_snapshot_while_writes_go_on()
     let writing = tokio::spawn(async move {
         let mut rounds = 0;
         while !until_stopped.load(Ordering::Relaxed) {
-            write(&writers, &format!("meanwhile{rounds}"), 30).await;
+            write(&writers, &format!("meanwhile{rounds:04}"), 30).await;
             rounds += 1;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -116,7 +116,7 @@ async fn a_node_behind_a_cut_log_is_caught_up_by_a_snapshot_while_writes_go_on()
             read_back(node, "before", 60).await;
             read_back(node, "during", 800).await;
             for round in 0..rounds {
-                read_back(node, &format!("meanwhile{round}"), 30).await;
+                read_back(node, &format!("meanwhile{round:04}"), 30).await;
             }
         }
         led_by_the_late += leads(&nodes[1]);

@@ -37,12 +37,18 @@ pub struct Incoming {
     under_way: Option<UnderWay>,
 }
 
+/// A file is synced each time it has grown by so much: all of it at once would hold up the syncs of
+/// the log, which are what puts wait for.
+const SYNC_BYTES: usize = 1 << 20;
+
 /// A file of which not all has come.
 struct UnderWay {
     head: Head,
     path: PathBuf,
     file: File,
     sum: Sha256,
+    /// What was written to it since it was synced.
+    unsynced_bytes: usize,
 }
 
 fn stage(cause: std::io::Error) -> Error {
@@ -144,7 +150,7 @@ impl Incoming {
         let path = self.dir.join(format!("{:08}.sst", head.number));
         let file = File::create(&path).map_err(stage)?;
         let sum = Sha256::new().chain_update(head.encode());
-        self.under_way = Some(UnderWay { head, path, file, sum });
+        self.under_way = Some(UnderWay { head, path, file, sum, unsynced_bytes: 0 });
         Ok(())
     }
 
@@ -153,11 +159,17 @@ impl Incoming {
             return Err(refuse("bytes of no file"));
         };
         under_way.sum.update(bytes);
-        under_way.file.write_all(bytes).map_err(stage)
+        under_way.file.write_all(bytes).map_err(stage)?;
+        under_way.unsynced_bytes += bytes.len();
+        if under_way.unsynced_bytes >= SYNC_BYTES {
+            under_way.unsynced_bytes = 0;
+            under_way.file.sync_data().map_err(stage)?;
+        }
+        Ok(())
     }
 
     fn end_file(&mut self, sum: [u8; SUM_BYTES]) -> Result<(), Error> {
-        let Some(UnderWay { head, path, file, sum: found }) = self.under_way.take() else {
+        let Some(UnderWay { head, path, file, sum: found, .. }) = self.under_way.take() else {
             return Err(refuse("the end of no file"));
         };
         let checked = self.check(head, &path, &file, sum == <[u8; 32]>::from(found.finalize()));

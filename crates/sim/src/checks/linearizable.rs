@@ -132,7 +132,8 @@ pub enum Verdict {
 pub struct Violation {
     /// Of which key.
     pub key: u32,
-    /// The return that ends the shortest failing prefix: up to the return before it, all was well.
+    /// The return that ends the shortest failing prefix: up to the return before it all was well, or
+    /// too much work to tell.
     pub until: u64,
     /// The operations that contradict each other, and those that wrote what these saw, in the order
     /// of their calls. The contradiction stands whatever the others did, or whether they did it.
@@ -157,7 +158,7 @@ pub fn check_within(operations: &[Operation], work_max: u64) -> Verdict {
     }
     let mut verdict = Verdict::Linearizable;
     for (key, operations) in keys {
-        match search::dead_end(&History::new(&operations), Work::new(work_max)) {
+        match search::dead_end(&History::new(&operations), &mut Work::new(work_max)) {
             Ok(None) => {}
             Ok(Some(place)) => {
                 return Verdict::Violated(explain::explain(key, &operations, place, work_max));

@@ -16,11 +16,14 @@ use super::search::{self, Work};
 use super::{Action, Operation, Outcome, Violation};
 use crate::minimise::minimise;
 
-/// How many weaker histories are tried, each with a small part of the work for the whole.
+/// How many weaker histories are tried, each with a small part of the work for all.
 const ATTEMPTS_MAX: usize = 1000;
 const ATTEMPT_SHARE: u64 = 100;
 
-/// Why this key's operations, which were found to fail at a dead end, do.
+/// Why this key's operations, which were found to fail at this dead end, do.
+///
+/// Looking for the prefix may take as much work as the check, and so may looking for the reason. If
+/// that is not enough they fail all the same, but are longer than need be.
 pub(super) fn explain(
     key: u32,
     operations: &[Operation],
@@ -35,12 +38,14 @@ pub(super) fn explain(
 
     let known: Vec<usize> =
         (0..prefix.len()).filter(|n| prefix[*n].outcome != Outcome::Unknown).collect();
+    let mut work = Work::new(work_max);
     let reason = minimise(&known, ATTEMPTS_MAX, |known| {
         let mut left = known.iter().peekable();
         let weaker = prefix.iter().enumerate().filter_map(|(n, operation)| {
             if left.next_if_eq(&&n).is_some() { Some(*operation) } else { weakened(operation) }
         });
-        fails(&weaker.collect::<Vec<_>>(), work_max / ATTEMPT_SHARE)
+        let weaker: Vec<Operation> = weaker.collect();
+        work.part(work_max / ATTEMPT_SHARE, |work| fails(&weaker, work))
     });
 
     // Whoever reads of a value wants to know where it came from.
@@ -53,7 +58,7 @@ pub(super) fn explain(
     Violation { key, until, others: called.len() - operations.len(), operations }
 }
 
-/// The return that ends the shortest failing prefix; if some prefix is too much work, a short one.
+/// The return that ends the shortest failing prefix.
 ///
 /// All is well before the dead end, and most often not right after it: the search looks no further
 /// ahead than to who still needs a value. So the steps from there are short at first.
@@ -62,7 +67,8 @@ fn shortest(operations: &[Operation], dead_end: u64, work_max: u64) -> u64 {
     let mut returns: Vec<u64> =
         known.map(|operation| operation.returned).filter(|place| *place >= dead_end).collect();
     returns.sort_unstable();
-    let fails = |n: usize| fails(&prefix(operations, returns[n]), work_max);
+    let mut work = Work::new(work_max);
+    let mut fails = |n: usize| fails(&prefix(operations, returns[n]), &mut work);
     let last = returns.len().saturating_sub(1);
     let (mut passing, mut failing) = (0, 0);
     while failing < last && !fails(failing) {
@@ -100,8 +106,8 @@ pub(super) fn weakened(operation: &Operation) -> Option<Operation> {
     (!looked).then_some(Operation { action, outcome: Outcome::Unknown, ..*operation })
 }
 
-fn fails(operations: &[Operation], work_max: u64) -> bool {
-    matches!(search::dead_end(&History::new(operations), Work::new(work_max)), Ok(Some(_)))
+fn fails(operations: &[Operation], work: &mut Work) -> bool {
+    matches!(search::dead_end(&History::new(operations), work), Ok(Some(_)))
 }
 
 /// The value that the operation found or expected.

@@ -32,14 +32,24 @@ impl Work {
         Self { left: work_max }
     }
 
+    /// A part of it for one purpose; what is left of the part stays here.
+    pub(super) fn part<T>(&mut self, work_max: u64, purpose: impl FnOnce(&mut Self) -> T) -> T {
+        let mut part = Self { left: work_max.min(self.left) };
+        self.left -= part.left;
+        let result = purpose(&mut part);
+        self.left += part.left;
+        result
+    }
+
     pub(super) fn spend(&mut self, work: u64) -> Result<(), Exhausted> {
-        self.left = self.left.checked_sub(work).ok_or(Exhausted)?;
-        Ok(())
+        let left = self.left.checked_sub(work);
+        self.left = left.unwrap_or(0);
+        left.map(|_| ()).ok_or(Exhausted)
     }
 }
 
 /// Where no way is left, if no order explains all answers: what was told before that has an order.
-pub(super) fn dead_end(history: &History, work: Work) -> Result<Option<u64>, Exhausted> {
+pub(super) fn dead_end(history: &History, work: &mut Work) -> Result<Option<u64>, Exhausted> {
     let mut search = Search::new(history, work)?;
     for (place, event) in &history.events {
         match event {
@@ -92,11 +102,11 @@ pub(super) struct Search<'a> {
     /// The groups of those whose value nobody tells from others any more: that write it whatever the
     /// key holds, and that swap nothing for it.
     alike: [Alike; GROUPS],
-    work: Work,
+    work: &'a mut Work,
 }
 
 impl<'a> Search<'a> {
-    fn new(history: &'a History, mut work: Work) -> Result<Self, Exhausted> {
+    fn new(history: &'a History, work: &'a mut Work) -> Result<Self, Exhausted> {
         let mut unknown: Vec<(Kind, usize)> = (0..)
             .zip(&history.ops)
             .filter(|(_, op)| op.returned.is_none())
@@ -114,7 +124,7 @@ impl<'a> Search<'a> {
         }
         let mut frontier = Frontier::default();
         let alike = [(); GROUPS].map(|()| Alike::new(unknown.len()));
-        frontier.insert(Configuration::new(unknown.len()), &alike, &mut work)?;
+        frontier.insert(Configuration::new(unknown.len()), &alike, work)?;
         Ok(Self { history, frontier, pending: vec![], classes, class_of, alike, work })
     }
 
@@ -160,7 +170,7 @@ impl<'a> Search<'a> {
             let answered = way.answered(target.slot);
             let last = due.filter(|slot| way.is_settled(*slot));
             if (!answered || last.is_some() || way.owing)
-                && met.insert(way.clone(), &self.alike, &mut self.work)?
+                && met.insert(way.clone(), &self.alike, self.work)?
             {
                 self.work.spend((self.pending.len() + self.classes.len()) as u64)?;
                 ways.extend(self.steps(&way, [Some(target.slot), due], now));
@@ -171,7 +181,7 @@ impl<'a> Search<'a> {
                 if let Some(gone) = gone.filter(|gone| *gone != way.held) {
                     self.bury(&mut way, gone);
                 }
-                arrived.insert(way, &self.alike, &mut self.work)?;
+                arrived.insert(way, &self.alike, self.work)?;
             }
         }
         self.frontier = arrived;
