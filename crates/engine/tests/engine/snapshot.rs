@@ -631,7 +631,7 @@ fn what_a_replaced_generation_held_is_given_back() {
     while store.disk_bytes() + 900_000 > with.max(full) {
         let now = store.disk_bytes();
         assert!(begun.elapsed().as_secs() < 20, "{full}, {with}, {now}");
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
     drop(third);
 }
