@@ -111,7 +111,7 @@ impl Dice {
     }
 }
 
-/// Told of each call ("read", "write", "create", "rename", "remove") and the name the file had
+/// Told of each call ("read", "write", "sync", "create", "rename", "remove") and the name the file had
 /// when it was opened, before the disk is; it may wait, panic, or fail the call.
 pub(crate) type Hook = Arc<dyn Fn(&str, &str) -> io::Result<()> + Send + Sync>;
 
@@ -210,6 +210,7 @@ impl File for HookedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        (self.hook)("sync", &self.name)?;
         self.file.sync_data()
     }
 }

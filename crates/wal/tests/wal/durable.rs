@@ -7,10 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use stemedb_wal::disk::sim::SimDisk;
-use stemedb_wal::disk::{Disk, File, Lock};
 use stemedb_wal::{Error, Options, StreamId, Wal};
 
-use crate::common::{A, B, append, open, payloads, small, synced, texts};
+use crate::common::{A, B, Hooked, append, open, payloads, small, synced, texts};
 
 #[test]
 fn what_a_blocked_caller_was_told_survives_a_power_cut() {
@@ -114,9 +113,19 @@ fn a_completion_may_close_the_log_when_it_is_a_caller_whose_write_failed() {
     // Intent: the caller that has the turn tells everybody who queued meanwhile, on its thread.
     let (entered, inside) = channel();
     let (go, gate) = channel();
-    let failing = Arc::new(Mutex::new(None));
-    let disk = Failing { disk: SimDisk::new(1), next: failing.clone() };
-    let (wal, _) = Wal::open_on(Arc::new(disk), small()).unwrap();
+    // The next sync fails, once it has said that it is there and was told to go on.
+    let failing: Arc<Mutex<Option<Turn>>> = Arc::default();
+    let next = failing.clone();
+    let hook = move |what: &str, _: &str| {
+        if what != "sync" {
+            return Ok(());
+        }
+        let Some((entered, gate)) = next.lock().unwrap().take() else { return Ok(()) };
+        entered.send(()).unwrap();
+        gate.recv().unwrap();
+        Err(io::Error::other("the sync failed on demand"))
+    };
+    let (wal, _) = Wal::open_on(Hooked::on(&SimDisk::new(1), hook), small()).unwrap();
     append(&wal, A, 1, &["the writer rests a moment behind this"]);
     thread::sleep(Duration::from_millis(50));
     *failing.lock().unwrap() = Some((entered, gate));
@@ -135,72 +144,5 @@ fn a_completion_may_close_the_log_when_it_is_a_caller_whose_write_failed() {
     assert!(matches!(blocked.join().unwrap(), Err(Error::Poisoned { .. })));
 }
 
-/// Whose next sync fails, once it has said that it is there and was told to go on.
-type Next = Arc<Mutex<Option<(Sender<()>, Receiver<()>)>>>;
-
-#[derive(Debug)]
-struct Failing<T> {
-    disk: T,
-    next: Next,
-}
-
-impl Disk for Failing<SimDisk> {
-    fn lock(&self) -> io::Result<Option<Lock>> {
-        self.disk.lock()
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
-    }
-
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(Failing { disk: self.disk.open(name)?, next: self.next.clone() }))
-    }
-
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(Failing { disk: self.disk.create(name)?, next: self.next.clone() }))
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.disk.sync_dir()
-    }
-
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.disk.free_bytes()
-    }
-
-    fn random(&self) -> u64 {
-        self.disk.random()
-    }
-}
-
-impl File for Failing<Arc<dyn File>> {
-    fn length(&self) -> io::Result<u64> {
-        self.disk.length()
-    }
-
-    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
-        self.disk.read_at(out, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.disk.write_at(bytes, offset)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let Some((entered, gate)) = self.next.lock().unwrap().take() else {
-            return self.disk.sync_data();
-        };
-        entered.send(()).unwrap();
-        gate.recv().unwrap();
-        Err(io::Error::other("the sync failed on demand"))
-    }
-}
+/// Where a sync says that it is there, and hears that it may go on.
+type Turn = (Sender<()>, Receiver<()>);
