@@ -126,7 +126,7 @@ pub struct World {
     /// The network.
     pub net: Net,
     /// Where nodes tell their news.
-    pub news: mpsc::UnboundedSender<News>,
+    pub news: mpsc::Sender<News>,
 }
 
 impl Node {
@@ -267,7 +267,7 @@ impl Node {
                             replica: held.replica,
                             cause: damage.cause,
                         };
-                        let _ = world.news.send(news);
+                        let _ = world.news.send(news).await;
                     }
                     Err(error) => return Err(format!("group {group}: {error}")),
                 }
@@ -311,11 +311,11 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn keep(self, news: mpsc::UnboundedSender<News>, mut draw: Draw) {
+    async fn keep(self, news: mpsc::Sender<News>, mut draw: Draw) {
         loop {
             sleep(Duration::from_millis(draw.range(10..=150))).await;
             if let Some(cause) = self.wal.poisoned() {
-                let _ = news.send(News::Ends { node: self.node, life: self.life, cause });
+                let _ = news.send(News::Ends { node: self.node, life: self.life, cause }).await;
                 return;
             }
             for group in self.groups.all() {
@@ -326,9 +326,9 @@ impl Keeper {
                     self.wal.quarantine(StreamId(replica.0), &damage.cause);
                     self.groups.close_one(id).await;
                     let (node, cause) = (self.node, damage.cause);
-                    let _ = news.send(News::SetAside { node, group: id, replica, cause });
+                    let _ = news.send(News::SetAside { node, group: id, replica, cause }).await;
                 } else if let Some(cause) = stopped {
-                    let _ = news.send(News::Ends { node: self.node, life: self.life, cause });
+                    let _ = news.send(News::Ends { node: self.node, life: self.life, cause }).await;
                     return;
                 }
             }
