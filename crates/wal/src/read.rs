@@ -55,7 +55,14 @@ pub(crate) fn run(
     };
     let start = first.offset as usize;
     let mut bytes = vec![0; last.offset as usize + last.frame_bytes as usize - start];
-    file.read_at(&mut bytes, start as u64).map_err(|error| refused(*first, &error))?;
+    if let Err(error) = file.read_at(&mut bytes, start as u64) {
+        if entries.len() == 1 {
+            return Err(refused(*first, &error));
+        }
+        // What the disk refuses may lie between them, and be another stream's.
+        let alone = |entry| run(file, binding, stream, std::slice::from_ref(entry));
+        return entries.iter().map(alone).collect::<Result<Vec<_>, _>>().map(|all| all.concat());
+    }
     let bytes = Bytes::from(bytes);
     let payload = |&(index, at): &(u64, Location)| {
         let from = at.offset as usize - start;

@@ -53,7 +53,13 @@ fn who_waits_for_room_is_called_though_a_segment_could_not_be_let_go() {
     }
     armed.store(true, Ordering::SeqCst);
     let (go, gate) = channel::<()>();
-    wal.append(B, 1, payloads(&["held"]), Box::new(move |_| gate.recv().unwrap_or(()))).unwrap();
+    let (called, is_called) = channel();
+    let held = move |_| {
+        called.send(()).unwrap();
+        gate.recv().unwrap_or(())
+    };
+    wal.append(B, 1, payloads(&["held"]), Box::new(held)).unwrap();
+    assert_eq!(is_called.recv_timeout(SOON), Ok(()), "what follows is a batch of its own");
     wal.purge_to(A, 29, Bytes::new(), None).unwrap();
     let (completion, big) = done();
     wal.append(B, 2, payloads(&[&"x".repeat(2000)]), completion).unwrap();

@@ -212,6 +212,23 @@ fn bytes_that_the_disk_refuses_to_read_are_damage_and_no_torn_end() {
 }
 
 #[test]
+fn a_sector_that_cannot_be_read_between_two_entries_stops_only_whom_it_held() {
+    let disk = SimDisk::new(1);
+    let wal = open(&disk);
+    append(&wal, A, 1, &["a1"]);
+    append(&wal, B, 1, &[&"b".repeat(1500)]);
+    append(&wal, A, 2, &["a2"]);
+    drop(wal);
+    let bytes = disk.bytes(SEGMENT_1).unwrap();
+    let begin = bytes.windows(4).position(|window| window == b"bbbb").unwrap() as u64;
+    disk.fail_reads_of(SEGMENT_1, begin + 750..begin + 751);
+    let (wal, recovery) = quarantining(&disk).unwrap();
+    assert_eq!(recovery.quarantined, [B]);
+    // One read would fetch both of A's, and what lies between.
+    assert_eq!(texts(&wal, A), ["a1", "a2"]);
+}
+
+#[test]
 fn what_an_owner_sets_aside_stays_so_until_it_is_forgotten() {
     let disk = SimDisk::new(1);
     let wal = three_streams(&disk);
