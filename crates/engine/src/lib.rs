@@ -25,6 +25,7 @@
 //! | `meta` | meta records → rows and back |
 //! | `filter` | which old versions RocksDB may drop, and when that is safe |
 //! | `files` | files of rows over RocksDB: written, checked, taken in |
+//! | `crash_copy` | a store's directory as a crash would leave it, for tests |
 //! | `transfer` | a group's rows as files for another node: sent, resumed, checked, installed |
 //!
 //! A group's rows carry its generation. A snapshot from a peer is written
@@ -37,6 +38,7 @@
 
 mod bloom;
 pub mod check;
+pub mod crash_copy;
 mod files;
 mod filter;
 mod format;

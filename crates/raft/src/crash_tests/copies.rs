@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use stemedb_engine::crash_copy::crash_copy;
 use tempfile::TempDir;
 
 /// A folder for stores, in memory if there is such a place: what a crash takes is decided by the
@@ -40,7 +41,7 @@ impl Copies {
     /// Copies `store` as a crash right now would leave it.
     pub(super) fn take(&mut self, store: &Path, durable: Vec<u64>) {
         let dir = self.fresh();
-        link(store, &dir);
+        crash_copy(store, &dir).unwrap();
         self.all.push(Copy { dir, durable });
     }
 
@@ -50,49 +51,4 @@ impl Copies {
             fs::remove_dir_all(gone.dir).unwrap();
         }
     }
-}
-
-/// Tables never change, so they are linked; the rest is short and copied. RocksDB may be at work
-/// beside: only a copy during which the list of tables stayed the same is one moment of it.
-pub(super) fn link(store: &Path, to: &Path) {
-    let (from, rocks) = (store.join("rocks"), to.join("rocks"));
-    fs::create_dir_all(&rocks).unwrap();
-    fs::copy(store.join("FORMAT"), to.join("FORMAT")).unwrap();
-    loop {
-        link_tables(&from, &rocks);
-        let before = lists(&from);
-        link_tables(&from, &rocks);
-        if lists(&from) == before {
-            for (name, bytes) in before {
-                fs::write(rocks.join(name), bytes).unwrap();
-            }
-            return;
-        }
-    }
-}
-
-fn link_tables(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let name = entry.unwrap().file_name();
-        if name.to_string_lossy().ends_with(".sst") {
-            // Deleted meanwhile, or linked before: both are fine.
-            let _ = fs::hard_link(from.join(&name), to.join(&name));
-        }
-    }
-}
-
-/// What says which tables count.
-fn lists(from: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut lists = Vec::new();
-    for entry in fs::read_dir(from).unwrap() {
-        let name = entry.unwrap().file_name().to_string_lossy().into_owned();
-        let counts = ["MANIFEST", "CURRENT", "IDENTITY", "OPTIONS"];
-        if counts.iter().any(|begin| name.starts_with(begin))
-            && let Ok(bytes) = fs::read(from.join(&name))
-        {
-            lists.push((name, bytes));
-        }
-    }
-    lists.sort();
-    lists
 }

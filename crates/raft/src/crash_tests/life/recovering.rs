@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use openraft::{RaftLogReader, StorageHelper};
+use stemedb_engine::crash_copy::crash_copy;
 use stemedb_machine::shard::suite::map::MapView;
 use stemedb_types::ReplicaId;
 use stemedb_wal::disk::sim::SimDisk;
@@ -92,7 +93,7 @@ impl Bench {
         drop(twin);
         let chosen = self.choose_copy(&found, tally);
         let dir = self.copies.fresh();
-        copies::link(&self.copies.all[chosen].dir, &dir);
+        crash_copy(&self.copies.all[chosen].dir, &dir).unwrap();
         self.parts = Some(Parts::open(&wal, dir));
         // All that was found is durable.
         self.history = History::new(found.clone());
