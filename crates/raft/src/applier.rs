@@ -30,10 +30,11 @@ use crate::Outcome;
 use crate::closing::Closing;
 use crate::codec::{decode_applied, encode_applied};
 use crate::damage::Damages;
-use crate::log_store::Installed;
+use crate::log_store::{Installed, LogStore};
 use crate::runtime::blocking;
 use crate::sending::Views;
 use crate::snapshot::{Builder, SnapshotData, current};
+use crate::synced::Synced;
 use crate::types::{
     Config, Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, log_id,
 };
@@ -95,6 +96,8 @@ pub(crate) struct Applier {
     closing: Closing,
     /// Where the log is told of a snapshot that was installed.
     installed: Installed,
+    /// What the replica's own disk holds of its log: nothing is applied before.
+    synced: Synced,
 }
 
 /// A run of entries on its way into the store.
@@ -130,6 +133,7 @@ impl Applier {
             damages,
             closing: Closing::default(),
             installed: Installed::default(),
+            synced: Synced::default(),
         })
     }
 
@@ -138,9 +142,10 @@ impl Applier {
         Self { closing, ..self }
     }
 
-    /// With where its log is told of a snapshot that was installed.
-    pub(crate) fn with_log(self, installed: Installed) -> Self {
-        Self { installed, ..self }
+    /// The same, beside a log: it is told of snapshots that were installed, and tells what it has
+    /// synced.
+    pub(crate) fn with_log(self, log: &LogStore) -> Self {
+        Self { installed: log.installed(), synced: log.synced(), ..self }
     }
 
     /// With what is being sent to followers.
@@ -263,6 +268,11 @@ impl Applier {
     /// Applies a run and answers whoever waits for it; waits if the store is full.
     async fn apply_and_answer(&mut self, run: Vec<EntryResponder<Config>>) -> io::Result<()> {
         let (entries, responders): (Vec<_>, Vec<_>) = run.into_iter().unzip();
+        if let Some(last) = entries.last()
+            && !planted::has(Bug::AppliedBeforeSync)
+        {
+            self.closing.unless(self.synced.reach(last.log_id().index())).await??;
+        }
         let outcomes = loop {
             match self.apply_run_beside(&entries).await {
                 Ok(outcomes) => break outcomes,

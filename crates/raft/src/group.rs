@@ -15,6 +15,7 @@ use openraft::{ChangeMembers, Instant as _, ServerState, SnapshotPolicy};
 use stemedb_engine::Group as EngineGroup;
 use stemedb_types::{GroupId, NodeId, Replica, ReplicaId};
 use stemedb_wal::StreamId;
+use stemedb_wal::planted::{self, Bug};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::applier::{Applied, Applier};
@@ -31,6 +32,7 @@ use crate::replay::{missing, replay};
 use crate::runtime::{blocking, spawn};
 use crate::sending::{Sending, Transfers, Views};
 use crate::space::Space;
+use crate::synced::Synced;
 use crate::taking::Staged;
 use crate::types::{Holder, LogId, Raft};
 use crate::{Error, Written};
@@ -85,7 +87,7 @@ impl GroupOptions {
             // A leader may have lost entries in a power cut that it had sent and not yet synced, and that
             // are committed without it. In a new term it finds them at the others; going on in the
             // old one it would give their places to other entries.
-            enable_leader_restore: Some(false),
+            enable_leader_restore: Some(planted::has(Bug::LeaderRestored)),
             ..Default::default()
         };
         let config = config.validate().map_err(|cause| Error::Stopped(cause.to_string()))?;
@@ -134,12 +136,14 @@ pub struct Group {
     reads: mpsc::Sender<ReadDone>,
     leadership: watch::Receiver<Leadership>,
     /// Said once no command is handed over any more, and nothing is waited for.
-    closing: Closing,
+    pub(crate) closing: Closing,
     /// Snapshots on their way to followers.
     views: Arc<Views>,
     /// A snapshot on its way from the leader.
     pub(crate) staged: Arc<Staged>,
     damages: Damages,
+    /// What the own disk holds of the log.
+    pub(crate) synced: Synced,
     kept_entries: u64,
 }
 
@@ -169,6 +173,7 @@ impl Group {
         let log = log.until(closing.clone());
         let (log, applied, applier) =
             open_disks(id, replica, log, options, turns, &damages, &closing).await?;
+        let synced = log.synced();
         let views = Arc::new(Views::new(Box::new(move || {
             wal.bounds(stream).purged.map(|(index, _)| index)
         })));
@@ -207,6 +212,7 @@ impl Group {
             views,
             staged: Arc::default(),
             damages,
+            synced,
             kept_entries,
         })
     }
@@ -454,7 +460,7 @@ async fn open_disks(
         let applied = Applied::open(store).map_err(|error| refused(&error))?;
         let applier = Applier::open(applied.clone(), noted.clone());
         let applier = applier.map_err(|error| noted.told(&error))?;
-        let applier = applier.until(closing).with_log(log.installed());
+        let applier = applier.until(closing).with_log(&log);
         let entries = missing(&log, &applier).map_err(|error| noted.told(&error))?;
         progress.begin(id, entries.end - entries.start);
         Ok((log, applied, applier, entries))

@@ -18,6 +18,7 @@
 //! | `log_store` | a group's log is a stream of the node's WAL |
 //! | `replay` | what the log has beyond the store, applied before openraft starts |
 //! | `space` | whether the disks take more |
+//! | `synced` | which entries the own disk holds: nothing is applied before |
 //! | `closing` | whether the replica stops: heard by all that waits |
 //! | `applier` | entries → machine → one batch with the applied mark in it |
 //! | `snapshot` | what a snapshot is here: nothing, until it is sent |
@@ -63,6 +64,7 @@ pub mod runtime;
 mod sending;
 mod snapshot;
 mod space;
+mod synced;
 mod taking;
 mod transport;
 mod types;

@@ -31,6 +31,7 @@ use crate::codec::{
 };
 use crate::damage::Damages;
 use crate::space::Space;
+use crate::synced::Synced;
 use crate::types::{Config, Entry, LogId, Vote, log_id};
 
 const MARK_VOTE: u8 = 1;
@@ -52,6 +53,7 @@ pub(crate) struct LogStore {
     late_vote: Option<Bytes>,
     closing: Closing,
     installed: Installed,
+    synced: Synced,
 }
 
 /// The snapshot that was installed last, until the log is purged behind it: the index it ends at,
@@ -77,9 +79,9 @@ impl Installed {
 impl LogStore {
     /// The log of this replica, as the WAL holds it.
     pub(crate) fn new(wal: Wal, replica: ReplicaId, space: Space, damages: Damages) -> Self {
-        let (closing, installed) = (Closing::default(), Installed::default());
+        let (closing, installed, synced) = Default::default();
         let stream = StreamId(replica.0);
-        Self { wal, stream, space, damages, late_vote: None, closing, installed }
+        Self { wal, stream, space, damages, late_vote: None, closing, installed, synced }
     }
 
     /// The same, which waits for nothing any more once the replica stops.
@@ -90,6 +92,11 @@ impl LogStore {
     /// Where the state machine says which snapshot it has installed.
     pub(crate) fn installed(&self) -> Installed {
         self.installed.clone()
+    }
+
+    /// Where the state machine finds out what is synced.
+    pub(crate) fn synced(&self) -> Synced {
+        self.synced.clone()
     }
 
     /// An error on its way to openraft, which knows no kinds of them.
@@ -300,9 +307,11 @@ impl RaftLogStorage<Config> for LogStore {
             callback.io_completed(Ok(()));
             return Ok(());
         };
-        let stream = self.stream;
-        let then =
-            move |finished: Finished| callback.io_completed(finished.map_err(io::Error::other));
+        let (stream, synced, number) = (self.stream, self.synced.clone(), self.synced.begin(first));
+        let then = move |finished: Finished| {
+            synced.end(number, finished.clone().map_err(|error| error.to_string()));
+            callback.io_completed(finished.map_err(io::Error::other));
+        };
         self.queue(then, |wal, done| wal.append(stream, first, records.clone(), done)).await?;
         if let Some(vote) = self.late_vote.take() {
             let _ = self.wal.mark(stream, MARK_VOTE, vote, None);

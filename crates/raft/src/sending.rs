@@ -248,20 +248,32 @@ async fn end(view: Option<Arc<Outgoing>>) {
     }
 }
 
+/// What a sink holds, let go of in this order: the stream has ended before anybody hears that it is
+/// over, or on a host its end would come whenever the thread gets there.
+struct Hand {
+    pieces: mpsc::Sender<io::Result<Bytes>>,
+    bytes: Arc<AtomicU64>,
+    _held: SyncSender<Infallible>,
+}
+
+impl Hand {
+    fn take(&self, piece: Result<Bytes, StoreError>) -> ControlFlow<()> {
+        let length = piece.as_ref().map_or(0, Bytes::len) as u64;
+        if self.pieces.blocking_send(piece.map_err(io::Error::other)).is_err() {
+            return ControlFlow::Break(());
+        }
+        self.bytes.fetch_add(length, Ordering::Relaxed);
+        metrics::counter!("stemedb_snapshot_sent_bytes_total").increment(length);
+        ControlFlow::Continue(())
+    }
+}
+
 /// Hands pieces on to the network, and counts them.
 fn into(
     pieces: mpsc::Sender<io::Result<Bytes>>,
     bytes: Arc<AtomicU64>,
     held: SyncSender<Infallible>,
 ) -> Sink {
-    Box::new(move |piece: Result<Bytes, StoreError>| {
-        let _until_it_is_over = &held;
-        let length = piece.as_ref().map_or(0, Bytes::len) as u64;
-        if pieces.blocking_send(piece.map_err(io::Error::other)).is_err() {
-            return ControlFlow::Break(());
-        }
-        bytes.fetch_add(length, Ordering::Relaxed);
-        metrics::counter!("stemedb_snapshot_sent_bytes_total").increment(length);
-        ControlFlow::Continue(())
-    })
+    let hand = Hand { pieces, bytes, _held: held };
+    Box::new(move |piece| hand.take(piece))
 }

@@ -51,7 +51,7 @@ fn open(dir: &Path) -> Halves {
     let log = LogStore::new(wal.clone(), REPLICA, Space::default(), damages.clone());
     let applied = Applied::open(store(dir)).unwrap();
     let applier = Applier::open(applied.clone(), damages.clone()).unwrap();
-    let applier = applier.with_log(log.installed());
+    let applier = applier.with_log(&log);
     Halves { wal, log, applier, applied, damages }
 }
 

@@ -165,9 +165,20 @@ impl Group {
         {
             return Err(broken("the snapshot ends in a term that its leader does not know"));
         }
+        let last = meta.last_log_id;
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(incoming)) };
         let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+        self.has_synced(last).await?;
         Ok(encode_snapshot_response(&answer))
+    }
+
+    /// Waits until the own disk holds everything up to `last`. openraft installs nothing and says yes
+    /// at once where the log has it all, synced or not; the leader would count on what a power cut
+    /// can still take, and never send it again.
+    async fn has_synced(&self, last: Option<LogId>) -> Result<(), Refusal> {
+        let Some(last) = last else { return Ok(()) };
+        let reached = self.closing.unless(self.synced.reach(last.index())).await;
+        reached.flatten().map_err(stopped)
     }
 
     fn vote(&self) -> Vote {
@@ -175,6 +186,7 @@ impl Group {
         metrics.borrow_watched().vote
     }
 
+    /// Nothing is applied before it is synced here, so this says that as well.
     fn has_applied(&self, last: Option<LogId>) -> bool {
         let metrics = self.raft.metrics();
         metrics.borrow_watched().last_applied >= last

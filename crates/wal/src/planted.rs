@@ -33,11 +33,15 @@ pub enum Bug {
     ReplicaIdReused,
     /// Whoever moves replicas acts on a layout that is not the newest.
     OldEpoch,
+    /// A leader that comes back goes on in its old term (openraft's `enable_leader_restore`).
+    LeaderRestored,
+    /// A replica applies what it has not synced yet.
+    AppliedBeforeSync,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 12] = [
+    pub const ALL: [Bug; 14] = [
         Bug::CallbackBeforeSync,
         Bug::VoteNotPersisted,
         Bug::VoteReordered,
@@ -50,6 +54,8 @@ impl Bug {
         Bug::CutAtBadChecksum,
         Bug::ReplicaIdReused,
         Bug::OldEpoch,
+        Bug::LeaderRestored,
+        Bug::AppliedBeforeSync,
     ];
 }
 

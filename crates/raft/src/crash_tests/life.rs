@@ -494,7 +494,7 @@ impl Parts {
             let applied = Applied::open(group).unwrap();
             let applier = Applier::open(applied.clone(), Damages::default()).unwrap();
             let log = log_of(wal, number);
-            let applier = applier.with_log(log.installed());
+            let applier = applier.with_log(&log);
             Replica { log, applied, applier }
         });
         let replicas = replicas.collect();
