@@ -30,8 +30,6 @@ pub const PROJECT: ProjectId = ProjectId(1);
 pub struct Directory {
     /// The replicas of each node that is up, and how far its clock is from the true one.
     pub nodes: BTreeMap<NodeId, (Groups, i64)>,
-    /// Who led a shard last.
-    pub leaders: BTreeMap<GroupId, NodeId>,
 }
 
 /// What clients share.
@@ -87,12 +85,15 @@ pub struct Client {
     draw: Draw,
     /// What it last saw of a key: its value, and under which revision.
     seen: BTreeMap<Place, Option<(u64, Revision)>>,
+    /// Who led a shard when it asked last. Nobody tells it that another leads by now.
+    leaders: BTreeMap<GroupId, NodeId>,
 }
 
 impl Client {
     /// A client that has seen nothing.
     pub fn new(number: u32, shared: Arc<Shared>, shards: Vec<GroupId>, draw: Draw) -> Self {
-        Self { number, shared, shards, draw, seen: BTreeMap::new() }
+        let (seen, leaders) = (BTreeMap::new(), BTreeMap::new());
+        Self { number, shared, shards, draw, seen, leaders }
     }
 
     /// Asks one thing after another, for ever.
@@ -143,27 +144,28 @@ impl Client {
     /// A replica to ask: of the node that led last, or of any.
     fn replica(&mut self, group: GroupId) -> Option<(Group, i64)> {
         let directory = self.shared.directory();
-        let leads = directory.leaders.get(&group).and_then(|node| directory.nodes.get(node));
+        let leads = self.leaders.get(&group).and_then(|node| directory.nodes.get(node));
         if let Some((groups, clock_ms)) = leads
             && let Some(replica) = groups.get(group)
         {
             return Some((replica, *clock_ms));
         }
         let holders: Vec<_> =
-            directory.nodes.values().filter(|(g, _)| g.get(group).is_some()).collect();
+            directory.nodes.iter().filter(|(_, (groups, _))| groups.get(group).is_some()).collect();
         if holders.is_empty() {
             return None;
         }
-        let (groups, clock_ms) = holders[self.draw.below(holders.len() as u64) as usize];
+        let (node, (groups, clock_ms)) = holders[self.draw.below(holders.len() as u64) as usize];
+        self.leaders.insert(group, *node);
         groups.get(group).map(|replica| (replica, *clock_ms))
     }
 
     /// It was not the leader: whom to ask instead.
     fn redirect(&mut self, group: GroupId, leader: Option<NodeId>) {
-        let mut directory = self.shared.directory();
+        let directory = self.shared.directory();
         match leader.filter(|leader| directory.nodes.contains_key(leader)) {
-            Some(leader) => directory.leaders.insert(group, leader),
-            None => directory.leaders.remove(&group),
+            Some(leader) => self.leaders.insert(group, leader),
+            None => self.leaders.remove(&group),
         };
     }
 

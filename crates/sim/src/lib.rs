@@ -19,6 +19,7 @@
 //! | `schedule` | what goes wrong when; pure |
 //! | `run` | one seed: safety phase, liveness phase, verdict |
 //! | `node`, `process` | a node: what survives it, what runs, and how that dies |
+//! | `rows` | a node's store: a map, or RocksDB; and what a crash leaves of it |
 //! | `net` | messages that are late, lost, repeated, cut off |
 //! | `mover` | layouts and the moves they ask for, while there is no rebalancer |
 //! | `client`, `history` | what clients ask and hear |
@@ -38,6 +39,7 @@ pub mod mover;
 pub mod net;
 pub mod node;
 pub mod process;
+pub mod rows;
 pub mod run;
 pub mod schedule;
 pub mod trace;

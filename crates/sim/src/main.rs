@@ -9,10 +9,15 @@ use std::time::Instant;
 
 use clap::Parser;
 use stemedb_sim::minimise::minimise;
+use stemedb_sim::rows::Kind;
 use stemedb_sim::run::{Report, note_panics, run};
 use stemedb_sim::schedule::Schedule;
 use stemedb_sim::trace::Trace;
 use stemedb_wal::planted::{Bug, plant};
+
+/// Tasks and messages are small and many.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Most runs that shortening a failing schedule may take.
 const ATTEMPTS_MAX: usize = 400;
@@ -42,16 +47,42 @@ struct Arguments {
     /// Plant each known mistake, and say after how many seeds it is found.
     #[arg(long, conflicts_with = "seed")]
     planted: bool,
+    /// On RocksDB instead of the map; such a run gives another hash each time.
+    #[arg(long, conflicts_with = "planted")]
+    rocksdb: bool,
+    /// Plant this mistake; with --planted, look for no other.
+    #[arg(long, value_parser = bug)]
+    plant: Option<Bug>,
     /// Go on after a seed that failed.
     #[arg(long)]
     keep_going: bool,
 }
 
+/// A mistake by its name.
+fn bug(name: &str) -> Result<Bug, String> {
+    let found = Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    found.ok_or_else(|| format!("one of {:?}", Bug::ALL))
+}
+
+impl Arguments {
+    fn kind(&self) -> Kind {
+        if self.rocksdb { Kind::Rocks } else { Kind::Map }
+    }
+}
+
+/// Of so many seeds one runs again on RocksDB.
+const ROCKS_EVERY: u64 = 20;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     note_panics();
+    if arguments.plant.is_some() && !cfg!(debug_assertions) {
+        eprintln!("a release build has no mistakes to plant");
+        return ExitCode::FAILURE;
+    }
+    plant(arguments.plant);
     match arguments.seed {
-        Some(seed) => one(seed, arguments.trace),
+        Some(seed) => one(seed, arguments.kind(), arguments.trace),
         None if arguments.planted => planted(&arguments),
         None => many(&arguments),
     }
@@ -67,7 +98,8 @@ fn planted(arguments: &Arguments) -> ExitCode {
         return ExitCode::FAILURE;
     }
     println!("| mistake | seeds until it was found | median |\n| :-- | :-- | --: |");
-    let next = std::sync::Mutex::new(Bug::ALL.into_iter());
+    let named = |bug: &Bug| arguments.plant.is_none_or(|only| only == *bug);
+    let next = std::sync::Mutex::new(Bug::ALL.into_iter().filter(named));
     let missed = AtomicBool::new(false);
     std::thread::scope(|threads| {
         for _ in 0..arguments.threads.max(1) {
@@ -93,7 +125,7 @@ fn hunt_for(bug: Bug, hunt: u64, seeds_max: u64, staging: &Path) -> Option<u64> 
     let first = 1 + hunt * 1_000_000;
     (1..=seeds_max).find(|count| {
         plant(Some(bug));
-        let (report, _) = run(&Schedule::of(first + count), staging, Trace::new());
+        let (report, _) = run(&Schedule::of(first + count), Kind::Map, staging, Trace::new());
         plant(None);
         report.failure.is_some()
     })
@@ -126,11 +158,11 @@ fn folder() -> Option<(tempfile::TempDir, PathBuf)> {
     }
 }
 
-fn one(seed: u64, trace: bool) -> ExitCode {
+fn one(seed: u64, kind: Kind, trace: bool) -> ExitCode {
     let Some((_dir, staging)) = folder() else { return ExitCode::FAILURE };
     let schedule = Schedule::of(seed);
     let kept = if trace { Trace::keeping() } else { Trace::new() };
-    let (report, kept) = run(&schedule, &staging, kept);
+    let (report, kept) = run(&schedule, kind, &staging, kept);
     if trace {
         print!("{}", kept.text().unwrap_or_default());
     }
@@ -138,17 +170,17 @@ fn one(seed: u64, trace: bool) -> ExitCode {
     println!("hash: {}", report.hash);
     let Some(failure) = report.failure else { return ExitCode::SUCCESS };
     println!("FAILED: {failure}");
-    shorten(&schedule, &staging);
+    shorten(&schedule, kind, &staging);
     ExitCode::FAILURE
 }
 
 /// Prints the fewest faults that still make the seed fail.
-fn shorten(schedule: &Schedule, staging: &Path) {
+fn shorten(schedule: &Schedule, kind: Kind, staging: &Path) {
     let mut runs = 0;
     let fewest = minimise(&schedule.events, ATTEMPTS_MAX, |events| {
         runs += 1;
         let shorter = Schedule { events: events.to_vec(), ..schedule.clone() };
-        run(&shorter, staging, Trace::new()).0.failure.is_some()
+        run(&shorter, kind, staging, Trace::new()).0.failure.is_some()
     });
     println!(
         "of its {} faults these are enough ({runs} runs): {} nodes, {} shards, {} clients",
@@ -164,7 +196,9 @@ fn shorten(schedule: &Schedule, staging: &Path) {
 #[derive(Default)]
 struct Sum {
     seeds: u64,
-    failed: Vec<(u64, String)>,
+    /// Runs on RocksDB.
+    on_rocks: u64,
+    failed: Vec<(u64, Kind, String)>,
     undecided: u64,
     simulated_ms: u64,
     faults: BTreeMap<&'static str, u64>,
@@ -181,8 +215,11 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, report: &Report) {
-        self.seeds += 1;
+    fn add(&mut self, kind: Kind, report: &Report) {
+        match kind {
+            Kind::Map => self.seeds += 1,
+            Kind::Rocks => self.on_rocks += 1,
+        }
         self.simulated_ms += report.simulated_ms;
         for (kind, count) in &report.faults {
             *self.faults.entry(kind).or_default() += count;
@@ -199,14 +236,16 @@ impl Sum {
         self.set_aside += report.set_aside;
         self.undecided += u64::from(report.undecided);
         if let Some(failure) = &report.failure {
-            self.failed.push((report.seed, failure.clone()));
+            self.failed.push((report.seed, kind, failure.clone()));
         }
     }
 
     fn print(&self, seconds: f64) {
         println!(
-            "{} seeds in {seconds:.0} s ({:.1} a second), {:.1} simulated hours, {} failed, {} undecided",
+            "{} seeds and {} on RocksDB in {seconds:.0} s ({:.1} a second), {:.1} simulated hours, {} \
+             failed, {} undecided",
             self.seeds,
+            self.on_rocks,
             self.seeds as f64 / seconds,
             self.simulated_ms as f64 / 3.6e6,
             self.failed.len(),
@@ -224,8 +263,8 @@ impl Sum {
         for (kind, count) in &self.faults {
             println!("  {count:>8} {kind}");
         }
-        for (seed, failure) in &self.failed {
-            println!("FAILED seed {seed}: {failure}");
+        for (seed, kind, failure) in &self.failed {
+            println!("FAILED seed {seed} on {kind:?}: {failure}");
         }
     }
 }
@@ -235,34 +274,44 @@ fn many(arguments: &Arguments) -> ExitCode {
     let begun = Instant::now();
     let (next, stop) = (AtomicU64::new(arguments.from), AtomicBool::new(false));
     let end = arguments.from.saturating_add(arguments.seeds);
-    let (tell, reports) = mpsc::sync_channel::<Report>(64);
+    let (tell, reports) = mpsc::sync_channel::<(Kind, Report)>(64);
+    let (kind, rocksdb) = (arguments.kind(), arguments.rocksdb);
     let mut sum = Sum::default();
     std::thread::scope(|threads| {
         for _ in 0..arguments.threads.max(1) {
             let (tell, next, stop) = (tell.clone(), &next, &stop);
             threads.spawn(move || {
                 let Some((_dir, staging)) = folder() else { return };
+                plant(arguments.plant);
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= end || stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let (report, _) = run(&Schedule::of(seed), &staging, Trace::new());
-                    if tell.send(report).is_err() {
-                        return;
+                    let schedule = Schedule::of(seed);
+                    let again = seed.is_multiple_of(ROCKS_EVERY) && !rocksdb;
+                    for kind in [(kind, true), (Kind::Rocks, again)] {
+                        let (kind, runs) = kind;
+                        if !runs {
+                            continue;
+                        }
+                        let (report, _) = run(&schedule, kind, &staging, Trace::new());
+                        if tell.send((kind, report)).is_err() {
+                            return;
+                        }
                     }
                 }
             });
         }
         drop(tell);
         let mut told = Instant::now();
-        for report in reports {
-            sum.add(&report);
-            if arguments.hashes {
+        for (kind, report) in reports {
+            sum.add(kind, &report);
+            if arguments.hashes && kind == Kind::Map {
                 println!("seed {} hash: {}", report.seed, report.hash);
             }
             if let Some(failure) = &report.failure {
-                eprintln!("seed {} failed: {failure}", report.seed);
+                eprintln!("seed {} failed on {kind:?}: {failure}", report.seed);
                 stop.fetch_or(!arguments.keep_going, Ordering::Relaxed);
             }
             if told.elapsed().as_secs() >= 5 {

@@ -8,18 +8,18 @@
 //! Each step may be lost, come late or meet another leader; the next look finds out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
-use stemedb_engine::Store;
 use stemedb_machine::meta::{Founding, MetaCommand, MetaState, Node as MetaNode, NodeAddresses};
 use stemedb_placement::{Member, Request, plan};
 use stemedb_raft::{Error, Group};
 use stemedb_types::{ClusterId, GroupId, Layout, NodeId, Replica, ReplicaId, ShardLayout};
 use stemedb_wal::StreamId;
 use stemedb_wal::planted::{self, Bug};
-use tokio::time::{Instant, timeout};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
+use crate::draw::Draw;
 use crate::node::{Held, Life, Node, World};
 
 /// A step that takes longer is tried again.
@@ -30,12 +30,11 @@ const CONFIRM: Duration = Duration::from_millis(400);
 pub const REPLICATION_FACTOR: u8 = 3;
 
 /// What it remembers between two looks.
-#[derive(Default)]
 pub struct Mover {
-    /// Groups with a step under way, and since when.
-    busy: BTreeMap<GroupId, Instant>,
-    /// Every layout seen, by epoch.
-    layouts: BTreeMap<u64, [u8; 32]>,
+    draw: Draw,
+    /// The last step of each group by whoever led it then; it ends in time. Two who believe to lead
+    /// don't wait for each other.
+    busy: BTreeMap<(GroupId, ReplicaId), JoinHandle<()>>,
     /// A replica of the layout whose node still holds an earlier one that never ceased to be a
     /// member: that one is the layout's from the next epoch on.
     take_back: Option<(GroupId, ReplicaId, ReplicaId)>,
@@ -47,6 +46,9 @@ pub struct Mover {
     pub why: String,
     /// The members of the newest plan.
     members: BTreeSet<NodeId>,
+    /// The layout it acted on last, and the one before.
+    newest: Layout,
+    older: Layout,
     /// Moves begun and replicas closed.
     pub moves: u64,
 }
@@ -58,32 +60,48 @@ struct Led {
     learners: BTreeSet<ReplicaId>,
 }
 
-fn leader(nodes: &[Node], group: GroupId) -> Option<Led> {
-    let replicas = nodes.iter().filter_map(|node| node.life.as_ref()?.groups.get(group));
-    let leads = replicas.filter_map(|replica| Some((replica.leading_term()?, replica)));
-    let (_, group) = leads.max_by_key(|(term, _)| *term)?;
-    let (voters, learners) = group.members();
-    Some(Led { group, voters, learners })
-}
-
 impl Mover {
-    /// Notes the layout that a replica of the meta group holds. An error: another holds a different
-    /// one under the same epoch.
-    pub fn see(&mut self, state: &MetaState) -> Result<(), String> {
-        let Layout { epoch, .. } = state.layout;
-        let fingerprint = state.layout.fingerprint();
-        let first = *self.layouts.entry(epoch).or_insert(fingerprint);
-        if first == fingerprint {
-            return Ok(());
+    /// Who leads a group, or believes to: any of them, since nobody can tell from outside.
+    fn claimant(&mut self, nodes: &[Node], group: GroupId) -> Option<Led> {
+        let replicas = nodes.iter().filter_map(|node| node.life.as_ref()?.groups.get(group));
+        let mut leads: Vec<Group> =
+            replicas.filter(|replica| replica.leading_term().is_some()).collect();
+        if leads.is_empty() {
+            return None;
         }
-        Err(format!("two layouts have epoch {epoch}"))
+        let group = leads.swap_remove(self.draw.below(leads.len() as u64) as usize);
+        let (voters, learners) = group.members();
+        Some(Led { group, voters, learners })
+    }
+
+    /// One that has done nothing yet.
+    pub fn new(draw: Draw) -> Self {
+        Self {
+            draw,
+            busy: BTreeMap::new(),
+            take_back: None,
+            in_place: false,
+            last: BTreeMap::new(),
+            why: String::new(),
+            members: BTreeSet::new(),
+            newest: Layout::default(),
+            older: Layout::default(),
+            moves: 0,
+        }
     }
 
     /// Takes a step in each group that needs one. `first`: the layout the cluster begins with.
-    /// Returns whether everything is as the layout says.
-    pub async fn look(&mut self, world: &World, nodes: &mut [Node], first: &Layout) -> bool {
+    /// `newest`: the newest epoch that anybody holds. Returns whether everything is as the layout
+    /// says.
+    pub async fn look(
+        &mut self,
+        world: &World,
+        nodes: &mut [Node],
+        first: &Layout,
+        newest: u64,
+    ) -> bool {
         self.why.clear();
-        let Some(meta) = leader(nodes, GroupId::META) else {
+        let Some(meta) = self.claimant(nodes, GroupId::META) else {
             return self.not_yet("nobody leads the meta group".to_owned());
         };
         let state = meta.group.applied().meta().borrow().clone();
@@ -92,7 +110,6 @@ impl Mover {
             return self.not_yet("nothing is founded".to_owned());
         }
         // Who leads may be one that was cut off, and knows an old layout only.
-        let newest = self.layouts.keys().next_back().copied().unwrap_or(0);
         if state.layout.epoch < newest && !planted::has(Bug::OldEpoch) {
             return self.not_yet("whoever leads the meta group knows an old layout".to_owned());
         }
@@ -101,13 +118,26 @@ impl Mover {
             self.propose(&meta.group, layout);
             return self.not_yet("there is to be another layout".to_owned());
         }
+        let layout = self.known(&state.layout);
         let mut done = true;
-        for group in state.layout.groups() {
-            let wanted = state.layout.replicas(group).unwrap_or_default();
+        for group in layout.groups() {
+            let wanted = layout.replicas(group).unwrap_or_default();
             done &= self.bring(world, nodes, group, wanted).await;
+        }
+        if self.is_proposing() {
+            done = self.not_yet("a layout is on its way".to_owned());
         }
         self.in_place = done;
         done
+    }
+
+    /// The layout to act on: the one of the state, if a mistake does not bring back an older one.
+    fn known(&mut self, newest: &Layout) -> Layout {
+        if self.newest.epoch != newest.epoch {
+            self.older = std::mem::replace(&mut self.newest, newest.clone());
+        }
+        let old = planted::has(Bug::OldEpoch) && self.older.epoch > 0 && self.draw.one_in(8);
+        if old { self.older.clone() } else { newest.clone() }
     }
 
     /// The layout to come, if there is to be another. Members come and go once everything is in
@@ -137,8 +167,9 @@ impl Mover {
         if !lost || self.members.is_empty() {
             self.members = nodes.iter().filter(|node| !node.leaving).map(|node| node.id).collect();
         } else {
-            // The disks of some were wiped: others stand in their places.
-            let known = |id: &NodeId| nodes.iter().any(|node| node.id == *id);
+            // The disks of some were wiped: others stand in their places. A layout that was on its way
+            // may name one that has left since.
+            let known = |id: &NodeId| nodes.iter().any(|node| node.id == *id && !node.gone);
             let wiped = self.members.iter().any(|id| !known(id));
             self.members.retain(known);
             if wiped {
@@ -173,27 +204,33 @@ impl Mover {
         false
     }
 
-    fn is_free(&mut self, group: GroupId) -> bool {
-        let begun = self.busy.get(&group);
-        begun.is_none_or(|begun| begun.elapsed() >= STEP)
+    fn is_free(&self, leader: &Group) -> bool {
+        let step = self.busy.get(&(leader.id(), leader.replica()));
+        step.is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Whether somebody's layout is on its way.
+    fn is_proposing(&self) -> bool {
+        let mut meta = self.busy.iter().filter(|((group, _), _)| *group == GroupId::META);
+        meta.any(|(_, step)| !step.is_finished())
     }
 
     fn propose(&mut self, meta: &Group, command: MetaCommand) {
-        if !self.is_free(GroupId::META) {
+        if !self.is_free(meta) {
             return;
         }
-        let meta = meta.clone();
-        self.step(GroupId::META, async move { meta.write(command.encode()).await.map(drop) });
+        let (leader, meta) = (meta, meta.clone());
+        self.step(leader, async move { meta.write(command.encode()).await.map(drop) });
     }
 
     /// Lets a step begin; nobody waits for it.
     fn step(
         &mut self,
-        group: GroupId,
+        leader: &Group,
         step: impl Future<Output = Result<(), Error>> + Send + 'static,
     ) {
-        self.busy.insert(group, Instant::now());
-        tokio::spawn(timeout(STEP, step));
+        let step = tokio::spawn(async move { drop(timeout(STEP, step).await) });
+        self.busy.insert((leader.id(), leader.replica()), step);
     }
 
     /// Brings a group nearer to its layout; whether it is there.
@@ -204,7 +241,7 @@ impl Mover {
         group: GroupId,
         wanted: &[Replica],
     ) -> bool {
-        let Some(led) = leader(nodes, group) else {
+        let Some(led) = self.claimant(nodes, group) else {
             return self.not_yet(format!("nobody leads group {group}"));
         };
         let ids: BTreeSet<ReplicaId> = wanted.iter().map(|replica| replica.id).collect();
@@ -226,19 +263,19 @@ impl Mover {
                 return self.not_yet(format!("{replica:?} of group {group} does not run"));
             }
         }
-        if !self.is_free(group) {
+        if !self.is_free(&led.group) {
             let last = self.last.get(&group).cloned().unwrap_or_default();
             return self.not_yet(format!("a step of group {group} is under way: {last}"));
         }
         if let Some(new) = wanted.iter().find(|replica| !members().contains(&replica.id)) {
             self.last.insert(group, format!("{new:?} learns; {:?} {:?}", led.voters, led.learners));
-            let (leader, new) = (led.group, *new);
-            self.step(group, async move { leader.add_learner(new).await });
+            let (leader, new) = (led.group.clone(), *new);
+            self.step(&led.group, async move { leader.add_learner(new).await });
             return self.not_yet(format!("{new:?} is to learn in group {group}"));
         }
         if led.voters == ids && !led.learners.is_empty() {
-            let (leader, learners) = (led.group, led.learners);
-            self.step(group, async move { leader.drop_learners(learners).await });
+            let (leader, learners) = (led.group.clone(), led.learners);
+            self.step(&led.group, async move { leader.drop_learners(learners).await });
             return self.not_yet(format!("learners of group {group} are to go"));
         }
         if led.voters != ids {
@@ -247,8 +284,8 @@ impl Mover {
                 led.voters, led.learners
             );
             self.last.insert(group, why.clone());
-            let leader = led.group;
-            self.step(group, async move { leader.set_voters(ids).await });
+            let leader = led.group.clone();
+            self.step(&led.group, async move { leader.set_voters(ids).await });
             return self.not_yet(why);
         }
         let over =
@@ -296,14 +333,19 @@ async fn open(
     }
     let Some(life) = node.life.clone() else { return false };
     // What an earlier replica left is not this one's.
-    let rows: Arc<dyn Store> = node.rows.clone();
-    if stemedb_engine::wipe(&rows, group).is_err() {
+    let wiped = node.rows.store().map(|rows| stemedb_engine::wipe(&rows, group));
+    if !matches!(wiped, Ok(Ok(()))) {
         return false;
     }
     *moves += 1;
     let held = Held { replica, founders: None };
     node.held.insert(group, held.clone());
-    on(&life, async move |life| life.open(group, &held).await).await
+    on(&life, async move |life| {
+        // A log that has lost records can't tell a new stream from a lost one, unless it is told.
+        let _ = life.wal.forget(StreamId(replica.0), Box::new(|_| {}));
+        life.open(group, &held).await
+    })
+    .await
 }
 
 /// Runs something on a node's process; whether it was done.
@@ -339,7 +381,7 @@ async fn close(world: &World, node: &mut Node, group: GroupId, replica: ReplicaI
 fn without_lost(layout: &Layout, nodes: &[Node]) -> Layout {
     let keeps = |group: GroupId, replica: &Replica| {
         let Some(node) = nodes.iter().find(|node| node.id == replica.node) else { return false };
-        !node.aside.contains(&replica.id) && group.0 < u32::MAX
+        !node.gone && !node.aside.contains(&replica.id) && group.0 < u32::MAX
     };
     let keep = |group: GroupId, replicas: &[Replica]| {
         replicas.iter().filter(|replica| keeps(group, replica)).copied().collect::<Vec<_>>()

@@ -1,15 +1,15 @@
 //! The network between simulated nodes.
 //!
 //! Each message is delayed by chance, and with it reordered; it may be lost, or come twice. A pair
-//! of nodes can be cut apart, one way or both. A request whose answer does not come is answered
-//! by its deadline; to a process that is not there, by a refused connection. Snapshots travel piece
+//! of nodes can be cut apart, one way or both. A request that is lost, or its answer, fails when the
+//! connection's keepalive does or at its deadline; to a process that is not there, it is refused. Snapshots travel piece
 //! by piece and break when their pair is cut apart.
 //!
-//! Every request names the replica it is from. A replica id that is seen on two disks, or after
-//! its replica was given up, is a violation (decision 9a) that the network itself notes.
+//! Every request names the replica it is from; `checks::forgotten` hears who speaks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,8 +26,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::checks::forgotten::Forgotten;
 use crate::draw::Draw;
 use crate::process::Process;
+
+/// After how long a connection is taken for broken on which nothing comes through: as that of `rpc`.
+const KEEPALIVE_MS: RangeInclusive<u64> = 2_000..=4_000;
 
 /// How the network behaves now.
 #[derive(Clone, Copy, Debug)]
@@ -76,10 +80,7 @@ struct State {
     cut: BTreeSet<(NodeId, NodeId)>,
     there: BTreeMap<NodeId, Endpoint>,
     traffic: Traffic,
-    /// On which node a replica was seen.
-    seen: BTreeMap<ReplicaId, NodeId>,
-    given_up: BTreeSet<(NodeId, ReplicaId)>,
-    violation: Option<String>,
+    forgotten: Forgotten,
     /// Of everything that was sent, when, and what became of it.
     fingerprint: u64,
     begun: Instant,
@@ -104,9 +105,7 @@ impl Net {
             cut: BTreeSet::new(),
             there: BTreeMap::new(),
             traffic: Traffic::default(),
-            seen: BTreeMap::new(),
-            given_up: BTreeSet::new(),
-            violation: None,
+            forgotten: Forgotten::default(),
             fingerprint: 0xcbf2_9ce4_8422_2325,
             begun: Instant::now(),
         })))
@@ -143,7 +142,7 @@ impl Net {
 
     /// A replica must never be heard of again.
     pub fn give_up(&self, node: NodeId, replica: ReplicaId) {
-        self.state().given_up.insert((node, replica));
+        self.state().forgotten.give_up(node, replica);
     }
 
     /// What it did so far.
@@ -159,7 +158,7 @@ impl Net {
 
     /// A replica that spoke where it must not.
     pub fn violation(&self) -> Option<String> {
-        self.state().violation.clone()
+        self.state().forgotten.violation().map(str::to_owned)
     }
 
     /// The way of one node into the network.
@@ -190,24 +189,18 @@ impl Net {
         Fate::Arrives { after, again: twice.then_some(other) }
     }
 
+    /// How long it takes a connection to notice that nothing comes through.
+    fn silence(&self) -> Duration {
+        Duration::from_millis(self.state().draw.range(KEEPALIVE_MS))
+    }
+
     fn endpoint(&self, to: NodeId) -> Option<Endpoint> {
         self.state().there.get(&to).filter(|there| !there.process.is_dead()).cloned()
     }
 
     /// Notes who speaks.
     fn hear(&self, from: NodeId, replica: ReplicaId) {
-        let mut state = self.state();
-        let first = *state.seen.entry(replica).or_insert(from);
-        let fault = if first != from {
-            Some(format!("replica {replica} speaks on node {from} and spoke on node {first}"))
-        } else if state.given_up.contains(&(from, replica)) {
-            Some(format!("replica {replica} on node {from} was given up, and speaks"))
-        } else {
-            None
-        };
-        if state.violation.is_none() {
-            state.violation = fault;
-        }
+        self.state().forgotten.hear(from, replica);
     }
 
     /// Hands a message to the node it is for, whose tasks take it; the answer travels back.
@@ -231,6 +224,11 @@ pub struct Wire {
 
 type Answer = Result<Bytes, Error>;
 
+/// What a connection says that was silent past its keepalive.
+fn silent() -> Error {
+    Error::Unknown(Unknown::Down(Down::Lost("silent past the keepalive".to_owned())))
+}
+
 fn no_answer() -> Error {
     Error::Unknown(Unknown::Deadline)
 }
@@ -241,11 +239,17 @@ fn in_the_air(task: impl Future<Output = ()> + Send + 'static) {
 }
 
 impl Wire {
-    /// A reply whose answer travels back to the asker.
-    fn reply(&self, to: NodeId, answer: mpsc::Sender<Answer>) -> Reply {
+    /// A reply whose answer, which `replica` gives, travels back to the asker.
+    fn reply(&self, to: NodeId, replica: ReplicaId, answer: mpsc::Sender<Answer>) -> Reply {
         let (net, from) = (self.net.clone(), self.from);
         Reply::to_callback(Box::new(move |said| {
-            let Fate::Arrives { after, .. } = net.fate(to, from) else { return };
+            if said.is_ok() {
+                net.hear(to, replica);
+            }
+            let (after, said) = match net.fate(to, from) {
+                Fate::Arrives { after, .. } => (after, said),
+                Fate::IsLost => (net.silence(), Err(silent())),
+            };
             in_the_air(async move {
                 sleep(after).await;
                 let _ = answer.try_send(said);
@@ -271,13 +275,22 @@ impl Transport for Wire {
                 Err(Error::NotSent(NotSent::Down(Down::ConnectionRefused)))
             });
         }
-        if let Fate::Arrives { after, again } = self.net.fate(self.from, to) {
-            for after in [Some(after), again].into_iter().flatten() {
-                let (net, message) = (self.net.clone(), message.clone());
-                let reply = self.reply(to, answer.clone());
+        match self.net.fate(self.from, to) {
+            Fate::Arrives { after, again } => {
+                for after in [Some(after), again].into_iter().flatten() {
+                    let (net, message) = (self.net.clone(), message.clone());
+                    let reply = self.reply(to, message.to, answer.clone());
+                    in_the_air(async move {
+                        sleep(after).await;
+                        net.deliver(to, message, reply);
+                    });
+                }
+            }
+            Fate::IsLost => {
+                let (after, answer) = (self.net.silence(), answer.clone());
                 in_the_air(async move {
                     sleep(after).await;
-                    net.deliver(to, message, reply);
+                    let _ = answer.try_send(Err(silent()));
                 });
             }
         }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use stemedb_engine::{MapStore, Store};
+use stemedb_engine::Store;
 use stemedb_raft::{Error, GroupOptions, Groups, GroupsOptions, Replay, Space, runtime};
 use stemedb_types::{GroupId, NodeId, Replica, ReplicaId};
 use stemedb_wal::disk::sim::SimDisk;
@@ -25,6 +25,7 @@ use tokio::time::sleep;
 use crate::draw::Draw;
 use crate::net::{Endpoint, Net};
 use crate::process::Process;
+use crate::rows::{Kind, Rows};
 
 /// Low, so that what is rare in a data centre is common here.
 pub const GROUP_OPTIONS: GroupOptions = GroupOptions {
@@ -85,7 +86,7 @@ pub struct Node {
     /// The log's disk.
     pub log: SimDisk,
     /// The rows.
-    pub rows: Arc<MapStore>,
+    pub rows: Rows,
     /// The replicas it is to hold. Durable.
     pub held: BTreeMap<GroupId, Held>,
     /// The replicas it has set aside. Durable.
@@ -104,8 +105,18 @@ pub struct Node {
     pub leaving: bool,
     /// It has left.
     pub gone: bool,
-    staging: PathBuf,
+    /// Where nodes have their folders, and on what their rows stand.
+    place: Place,
     draw: Draw,
+}
+
+/// Where the nodes of a run keep what is not simulated.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// A folder, of this run alone.
+    pub folder: PathBuf,
+    /// What rows stand on.
+    pub kind: Kind,
 }
 
 /// What of a node runs.
@@ -130,12 +141,14 @@ pub struct World {
 }
 
 impl Node {
-    /// A node with empty disks.
-    pub fn new(id: NodeId, zone: &str, staging: PathBuf, mut draw: Draw) -> Self {
+    /// A node with empty disks. An error: it has no folder, and why.
+    pub fn new(id: NodeId, zone: &str, place: Place, mut draw: Draw) -> Result<Self, String> {
         let log = SimDisk::new(draw.word());
-        let rows = Arc::new(MapStore::new(&staging));
+        // Of its own even if another node had this id before.
+        let folder = place.folder.join(format!("{id}-{:x}", draw.word()));
+        let rows = Rows::new(place.kind, &folder)?;
         let sync_us = Arc::new((AtomicU64::new(100), AtomicU64::new(400)));
-        Self {
+        Ok(Self {
             id,
             zone: zone.to_owned(),
             log,
@@ -149,9 +162,9 @@ impl Node {
             joined: false,
             leaving: false,
             gone: false,
-            staging,
+            place,
             draw,
-        }
+        })
     }
 
     /// Whether it has a process.
@@ -159,9 +172,9 @@ impl Node {
         self.life.is_some()
     }
 
-    /// Where it keeps files of rows.
-    pub fn staging(&self) -> &std::path::Path {
-        &self.staging
+    /// Where it keeps what is not simulated.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// How long the disk takes from now on.
@@ -171,8 +184,9 @@ impl Node {
     }
 
     /// Kills the process, if there is one, and takes from the disks what a crash takes: nothing of
-    /// the log if only the process died, any of what was not synced if the power went.
-    pub fn crash(&mut self, world: &World, power: bool) {
+    /// the log if only the process died, any of what was not synced if the power went. An error: the
+    /// simulation could not do it.
+    pub fn crash(&mut self, world: &World, power: bool) -> Result<(), String> {
         world.net.leave(self.id);
         if let Some(life) = self.life.take() {
             life.process.kill();
@@ -186,21 +200,25 @@ impl Node {
         } else {
             self.log.restart(&mut |bound| draw.below(bound))
         };
-        self.rows = Arc::new(self.rows.after_crash(&mut |bound| draw.below(bound)));
+        self.rows.crash(draw)
     }
 
     /// Takes the disks away and puts empty ones in their place: whoever starts there is another
     /// node.
-    pub fn wipe(&mut self, world: &World, id: NodeId) {
-        self.crash(world, true);
-        *self = Self::new(id, &self.zone, self.staging.clone(), self.draw.fork());
+    pub fn wipe(&mut self, world: &World, id: NodeId) -> Result<(), String> {
+        self.crash(world, true)?;
+        let place = self.place.clone();
+        *self = Self::new(id, &self.zone, place, self.draw.fork())?;
+        Ok(())
     }
 
     /// Starts the process. An error: it did not start, and why.
     pub async fn start(&mut self, world: &World) -> Result<(), String> {
         self.lives += 1;
         let process = Process::new(self.draw.fork());
-        let starting = runtime::on(process.clone(), self.open(world.clone(), process.clone()));
+        let rows = self.rows.store()?;
+        let opening = self.open(rows, world.clone(), process.clone());
+        let starting = runtime::on(process.clone(), opening);
         let opened = starting.await.map_err(|_| "it was killed".to_owned()).flatten();
         match opened {
             Ok(life) => {
@@ -219,10 +237,11 @@ impl Node {
     /// What a start does, as a task of the process.
     fn open(
         &mut self,
+        rows: Arc<dyn Store>,
         world: World,
         process: Arc<Process>,
     ) -> impl Future<Output = Result<Life, String>> + Send + 'static {
-        let (id, lives, log, rows) = (self.id, self.lives, self.log.clone(), self.rows.clone());
+        let (id, lives, log) = (self.id, self.lives, self.log.clone());
         let (held, aside) = (self.held.clone(), self.aside.clone());
         let (sync_us, mut draw) = (self.sync_us.clone(), self.draw.fork());
         async move {
@@ -246,7 +265,7 @@ impl Node {
             let wire = world.net.wire(id, process.clone());
             let options = GroupsOptions {
                 wal: wal.clone(),
-                store: rows.clone() as Arc<dyn Store>,
+                store: rows.clone(),
                 plane: Arc::new(wire),
                 group: GROUP_OPTIONS,
                 replay: Replay::default(),
@@ -306,7 +325,7 @@ struct Keeper {
     node: NodeId,
     life: u64,
     wal: Wal,
-    rows: Arc<MapStore>,
+    rows: Arc<dyn Store>,
     groups: Groups,
 }
 

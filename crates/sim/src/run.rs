@@ -8,6 +8,7 @@
 //! All of it runs on the thread that asks, in tokio's paused time: nothing waits for a clock, and
 //! nothing happens beside it.
 
+mod look;
 mod strike;
 
 use std::cell::RefCell;
@@ -17,38 +18,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stemedb_placement::{Member, Request, plan};
-use stemedb_raft::Group;
 use stemedb_types::{GroupId, Layout, NodeId};
-use stemedb_wal::StreamId;
 use tokio::runtime::RngSeed;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::checks::acknowledged;
-use crate::checks::leaders::Leaders;
-use crate::checks::linearizable::{self, Verdict};
-use crate::checks::order::{Marks, Order};
-use crate::checks::replicas::Replicas;
+use crate::checks::{Checks, damage};
 use crate::client::{Client, KEYS, Shared};
 use crate::draw::Draw;
 use crate::history::Counts;
 use crate::mover::{Mover, REPLICATION_FACTOR};
 use crate::net::{Net, Traffic, Weather};
-use crate::node::{Held, News, Node, World};
+use crate::node::{Held, News, Node, Place, World};
+use crate::rows::Kind;
 use crate::schedule::Schedule;
 use crate::trace::Trace;
 
 /// How long the cluster has to heal, in simulated time.
 const HEALING: Duration = Duration::from_secs(60);
 /// Least and most between two looks of the mover, in ms.
-const MOVE_MS: std::ops::RangeInclusive<u64> = 80..=400;
+const MOVE_MS: std::ops::RangeInclusive<u64> = 40..=200;
 /// News that wait to be heard: far more than all replicas have to tell at once, since nobody hears
 /// them while a node starts.
 const NEWS_MAX: usize = 1024;
 /// Most nodes that may join.
 const NODES_MAX: usize = 8;
 /// Least and most between two looks at all replicas, in ms.
-const LOOK_MS: std::ops::RangeInclusive<u64> = 5..=40;
+const LOOK_MS: std::ops::RangeInclusive<u64> = 5..=60;
 
 /// What a run came to.
 #[derive(Debug)]
@@ -94,8 +90,9 @@ fn panicked() -> Option<String> {
     PANIC.with_borrow_mut(Option::take)
 }
 
-/// Runs a schedule. `staging` is a folder for files on their way between nodes.
-pub fn run(schedule: &Schedule, staging: &Path, trace: Trace) -> (Report, Trace) {
+/// Runs a schedule on a kind of store. `staging` is a folder for what is not simulated; whoever runs
+/// two at a time gives each another.
+pub fn run(schedule: &Schedule, kind: Kind, staging: &Path, trace: Trace) -> (Report, Trace) {
     let _ = panicked();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -104,11 +101,34 @@ pub fn run(schedule: &Schedule, staging: &Path, trace: Trace) -> (Report, Trace)
         .rng_seed(RngSeed::from_bytes(&schedule.seed.to_be_bytes()))
         .build();
     let Ok(runtime) = runtime else { unreachable!("a runtime without IO needs nothing") };
-    runtime.block_on(async {
-        let mut cluster = Cluster::new(schedule, staging, trace);
+    let place = Place { folder: staging.join("run"), kind };
+    let ran = runtime.block_on(async {
+        let mut cluster = Cluster::new(schedule, &place, trace.clone())?;
         let failure = cluster.live(schedule).await.err();
-        cluster.end(failure)
-    })
+        Ok(cluster.end(failure))
+    });
+    drop(runtime);
+    let _ = std::fs::remove_dir_all(&place.folder);
+    ran.unwrap_or_else(|cause: String| (Report::not_begun(schedule.seed, cause), trace))
+}
+
+impl Report {
+    /// Of a run that could not begin.
+    fn not_begun(seed: u64, cause: String) -> Self {
+        Self {
+            seed,
+            failure: Some(cause),
+            hash: String::new(),
+            simulated_ms: 0,
+            faults: BTreeMap::new(),
+            counts: Counts::default(),
+            traffic: Traffic::default(),
+            terms: 0,
+            looks: 0,
+            set_aside: 0,
+            undecided: false,
+        }
+    }
 }
 
 /// What is to come.
@@ -120,6 +140,20 @@ enum Act {
     Clear,
     Quicken(usize),
     Move,
+    /// Waits for the successor of a leader that died.
+    Coup {
+        group: GroupId,
+        term: u64,
+        until: Instant,
+        for_ms: u64,
+    },
+    /// Those who know more than `behind` lose power.
+    Relay {
+        group: GroupId,
+        behind: usize,
+        place: u64,
+        down_ms: u64,
+    },
 }
 
 struct Cluster {
@@ -136,11 +170,15 @@ struct Cluster {
     acts_made: u64,
     /// Nodes that hold less than they should: no other may be damaged meanwhile.
     hurt: BTreeSet<usize>,
+    /// Those of them that have not noticed: a start reads all of a log.
+    latent: BTreeSet<usize>,
+    /// Nodes whose disk was damaged, ever: they may find it.
+    damaged: BTreeSet<NodeId>,
     next_node: u64,
-    leaders: Leaders,
-    order: Order,
-    replicas: Replicas,
+    checks: Checks,
     mover: Mover,
+    /// What went wrong outside of a look.
+    wrong: Option<String>,
     /// Everything is where the layout says, as of the mover's last look.
     in_place: bool,
     faults: BTreeMap<&'static str, u64>,
@@ -150,7 +188,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn new(schedule: &Schedule, staging: &Path, trace: Trace) -> Self {
+    fn new(schedule: &Schedule, place: &Place, trace: Trace) -> Result<Self, String> {
         let mut draw = Draw::new(schedule.seed ^ 0x5eed);
         let (tell, news) = mpsc::channel(NEWS_MAX);
         let world = World { net: Net::new(draw.fork()), news: tell };
@@ -167,13 +205,13 @@ impl Cluster {
             next_replica_id: 1,
         };
         let Ok(plan) = plan(&request) else { unreachable!("members are distinct, shards given") };
-        let nodes = ids.iter().map(|id| {
-            let mut node = Node::new(*id, &zone(*id), staging.to_owned(), draw.fork());
+        let mut nodes = Vec::new();
+        for id in &ids {
+            let mut node = Node::new(*id, &zone(*id), place.clone(), draw.fork())?;
             node.held = held_by(*id, &plan.layout);
-            node
-        });
-        let nodes: Vec<Node> = nodes.collect();
-        Self {
+            nodes.push(node);
+        }
+        Ok(Self {
             seed: schedule.seed,
             begun: Instant::now(),
             world,
@@ -186,17 +224,18 @@ impl Cluster {
             acts: BTreeMap::new(),
             acts_made: 0,
             hurt: BTreeSet::new(),
-            leaders: Leaders::default(),
-            order: Order::default(),
-            replicas: Replicas::default(),
-            mover: Mover::default(),
+            latent: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+            checks: Checks::default(),
+            mover: Mover::new(draw.fork()),
+            wrong: None,
             in_place: false,
             faults: BTreeMap::new(),
             set_aside: 0,
             undecided: false,
             trace,
             draw,
-        }
+        })
     }
 
     fn tell(&mut self, who: &str, what: impl std::fmt::Display) {
@@ -233,9 +272,10 @@ impl Cluster {
         let over = Instant::now() + HEALING;
         let mut last =
             Client::new(schedule.clients, self.shared.clone(), shards.clone(), self.draw.fork());
-        let mut insisting = Box::pin(async move {
+        // A task, and not waited for beside a step: a step is never broken off.
+        let insisting = tokio::spawn(async move {
             // Whoever asks during the healing is answered as well, but not waited for.
-            sleep(Duration::from_secs(2)).await;
+            sleep(Duration::from_millis(500)).await;
             clients.shutdown().await;
             for shard in shards {
                 for key in 0..KEYS {
@@ -244,18 +284,8 @@ impl Cluster {
                 }
             }
         });
-        loop {
-            let healed = tokio::select! {
-                biased;
-                () = &mut insisting => true,
-                stepped = self.step(schedule, over) => {
-                    stepped?;
-                    false
-                }
-            };
-            if healed {
-                break;
-            }
+        while !insisting.is_finished() {
+            self.step(schedule, over).await?;
             if Instant::now() >= over {
                 return Err(format!(
                     "not every key takes a write {HEALING:?} after the last fault: {}; {}",
@@ -266,51 +296,6 @@ impl Cluster {
         }
         self.settle(schedule, over).await?;
         self.judge()
-    }
-
-    /// Waits until all replicas have applied the same.
-    async fn settle(&mut self, schedule: &Schedule, over: Instant) -> Result<(), String> {
-        loop {
-            let mut behind = self.behind();
-            if !self.in_place {
-                behind.push(self.mover.why.clone());
-            }
-            if behind.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() >= over {
-                return Err(format!("replicas stay behind: {}", behind.join(", ")));
-            }
-            let soon = Instant::now() + Duration::from_millis(100);
-            self.step(schedule, soon).await?;
-        }
-    }
-
-    /// Replicas that have not applied what another has, or that don't run.
-    fn behind(&self) -> Vec<String> {
-        let mut behind = Vec::new();
-        for group in &self.groups {
-            let replicas = self.open_replicas(*group);
-            let most = replicas.iter().filter_map(|(_, replica)| replica.position().applied).max();
-            for (node, replica) in replicas {
-                let applied = replica.position().applied;
-                if applied != most {
-                    let id = self.nodes[node].id;
-                    behind.push(format!("group {group} on node {id}: {applied:?} of {most:?}"));
-                }
-            }
-        }
-        let missing = self.nodes.iter().filter(|node| !node.is_up() && !node.gone);
-        behind.extend(missing.map(|node| format!("node {} is down", node.id)));
-        behind
-    }
-
-    fn open_replicas(&self, group: GroupId) -> Vec<(usize, Group)> {
-        let open = self.nodes.iter().enumerate().filter_map(|(number, node)| {
-            let life = node.life.as_ref()?;
-            Some((number, life.groups.get(group)?))
-        });
-        open.collect()
     }
 
     /// Lets the world go on until something is to be done, does it, and looks.
@@ -338,11 +323,14 @@ impl Cluster {
     async fn hear(&mut self, news: News) {
         self.tell("news", format_args!("{news:?}"));
         match news {
-            News::SetAside { node, group, replica, .. } => {
+            News::SetAside { node, group, replica, cause } => {
                 let Some(number) = self.nodes.iter().position(|known| known.id == node) else {
                     return;
                 };
                 self.set_aside += 1;
+                if !self.damaged.contains(&node) {
+                    self.wrong.get_or_insert(damage::unexplained(group, replica, &cause));
+                }
                 self.hurt.insert(number);
                 self.nodes[number].aside.insert(replica);
                 self.world.net.give_up(node, replica);
@@ -364,7 +352,9 @@ impl Cluster {
         let id = self.nodes[number].id;
         self.shared.directory().nodes.remove(&id);
         let world = self.world.clone();
-        self.nodes[number].crash(&world, power);
+        if let Err(cause) = self.nodes[number].crash(&world, power) {
+            self.wrong.get_or_insert(cause);
+        }
         self.tell("world", format_args!("node {id} is down, power lost: {power}"));
     }
 
@@ -379,6 +369,7 @@ impl Cluster {
         let node = &self.nodes[number];
         match started {
             Ok(()) => {
+                self.latent.remove(&number);
                 if let Some(life) = &node.life {
                     let known = (life.groups.clone(), node.clock_ms);
                     self.shared.directory().nodes.insert(id, known);
@@ -403,6 +394,12 @@ impl Cluster {
             Act::Clear => self.world.net.set_weather(Weather::FAIR),
             Act::Move => self.move_on().await,
             Act::Quicken(number) => self.nodes[number].set_sync_us(100..=400),
+            Act::Coup { group, term, until, for_ms } => {
+                self.strike_voters(group, term, until, for_ms);
+            }
+            Act::Relay { group, behind, place, down_ms } => {
+                self.pass_on(group, behind, place, down_ms);
+            }
             Act::Fault(number) => {
                 let fault = schedule.events[number].fault.clone();
                 self.tell("fault", format_args!("{fault:?}"));
@@ -416,10 +413,16 @@ impl Cluster {
     /// Lets the mover take its steps.
     async fn move_on(&mut self) {
         let world = self.world.clone();
-        self.in_place = self.mover.look(&world, &mut self.nodes, &self.layout).await;
+        let newest = self.checks.layouts.newest();
+        let before = std::mem::take(&mut self.mover.why);
+        self.in_place = self.mover.look(&world, &mut self.nodes, &self.layout, newest).await;
+        if self.mover.why != before {
+            let why = self.mover.why.clone();
+            self.tell("mover", if why.is_empty() { "all is in place" } else { &why });
+        }
         if self.in_place {
-            // Whatever was lost is there again.
-            self.hurt.clear();
+            // Whatever was lost is there again, but for what nobody has noticed yet.
+            self.hurt.retain(|number| self.latent.contains(number));
             for number in 0..self.nodes.len() {
                 let node = &self.nodes[number];
                 if node.leaving && !node.gone && node.held.is_empty() {
@@ -449,66 +452,6 @@ impl Cluster {
         }
     }
 
-    /// Looks at every replica.
-    fn look(&mut self) -> Result<(), String> {
-        if let Some(panic) = panicked() {
-            return Err(format!("something panicked: {panic}"));
-        }
-        if let Some(violation) = self.world.net.violation() {
-            return Err(violation);
-        }
-        let compare = self.draw.one_in(8);
-        for node in &self.nodes {
-            let Some(life) = &node.life else { continue };
-            if life.process.spins() {
-                return Err(format!("node {} runs on and on while no time passes", node.id));
-            }
-            for group in life.groups.all() {
-                let (id, replica) = (group.id(), group.replica());
-                if let Some(term) = group.leading_term() {
-                    self.leaders.see(id, term, replica)?;
-                    self.shared.directory().leaders.entry(id).or_insert(node.id);
-                }
-                self.order.see(id, replica, node.lives, marks(&group, life)?)?;
-                if id == GroupId::META {
-                    self.mover.see(&group.applied().meta().borrow())?;
-                }
-                if compare {
-                    self.replicas.see(id, replica, &group.applied().store())?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The history as a whole, and every replica against it.
-    fn judge(&mut self) -> Result<(), String> {
-        let history = self.shared.history();
-        acknowledged::revisions(&history.acknowledged)?;
-        for group in &self.groups {
-            for (_, replica) in self.open_replicas(*group) {
-                acknowledged::kept(&replica, &history.acknowledged)?;
-                self.replicas.see(*group, replica.replica(), &replica.applied().store())?;
-            }
-        }
-        match linearizable::check(&history.operations()) {
-            Verdict::Linearizable => Ok(()),
-            Verdict::Violated(violation) => {
-                let mut all = history.operations();
-                drop(history);
-                all.retain(|operation| operation.key == violation.key);
-                for operation in all {
-                    self.tell("history", operation);
-                }
-                Err(violation.to_string())
-            }
-            Verdict::Undecided { .. } => {
-                self.undecided = true;
-                Ok(())
-            }
-        }
-    }
-
     fn end(mut self, failure: Option<String>) -> (Report, Trace) {
         let simulated_ms = self.begun.elapsed().as_millis() as u64;
         let (counts, traffic) = (self.shared.counts(), self.world.net.traffic());
@@ -530,8 +473,8 @@ impl Cluster {
             faults: self.faults,
             counts,
             traffic,
-            terms: self.leaders.terms(),
-            looks: self.replicas.looks(),
+            terms: self.checks.leaders.terms(),
+            looks: self.checks.replicas.looks(),
             set_aside: self.set_aside,
             undecided: self.undecided,
         };
@@ -550,21 +493,4 @@ fn held_by(node: NodeId, layout: &Layout) -> BTreeMap<GroupId, Held> {
         Some((group, Held { replica: own.id, founders: Some(replicas.to_vec()) }))
     });
     held.collect()
-}
-
-fn marks(group: &Group, life: &crate::node::Life) -> Result<Marks, String> {
-    let count = |mark: Option<bytes::Bytes>| -> Result<u64, String> {
-        let Some(mark) = mark else { return Ok(0) };
-        let entry = stemedb_raft::applied_entry(&mark).map_err(|error| error.to_string())?;
-        Ok(entry.map_or(0, |(index, _)| index + 1))
-    };
-    let rows = group.applied().store();
-    let purged = life.wal.bounds(StreamId(group.replica().0)).purged;
-    let position = group.position();
-    Ok(Marks {
-        term: position.term,
-        purged: purged.map_or(0, |(index, _)| index + 1),
-        flushed: count(rows.durable_applied().map_err(|error| error.to_string())?)?,
-        applied: count(rows.applied().map_err(|error| error.to_string())?)?,
-    })
 }

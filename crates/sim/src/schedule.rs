@@ -126,6 +126,40 @@ pub enum Fault {
     },
     /// A node joins, or one that joined leaves.
     JoinOrLeave,
+    /// A leader dies; the moment another leads, those who elected it lose power, and it stands alone.
+    Coup {
+        /// Of which group.
+        group: usize,
+        /// The most a sync takes meanwhile: votes and entries must not become durable together.
+        sync_us: u64,
+        /// How long the old leader stays down, and the new one alone.
+        for_ms: u64,
+    },
+    /// One replica falls behind; then it is cut off no more, and those who know more lose power. One
+    /// of them comes back at once, maybe with a bit of its newest records turned.
+    Relay {
+        /// Of which group.
+        group: usize,
+        /// How long it falls behind.
+        behind_ms: u64,
+        /// Says whether a bit turns, and where.
+        place: u64,
+        /// How long the others stay down.
+        down_ms: u64,
+    },
+    /// The leader of the meta group stands alone while a node joins or leaves: there will be two who
+    /// believe to know the layout.
+    Rival {
+        /// How long.
+        for_ms: u64,
+    },
+    /// A sector of a log can't be read any more.
+    BadSector {
+        /// Which node.
+        node: usize,
+        /// Says where.
+        place: u64,
+    },
 }
 
 impl Fault {
@@ -149,6 +183,10 @@ impl Fault {
             Fault::ClockJump { .. } => "clock jumps",
             Fault::HandOver { .. } => "leader hands over",
             Fault::JoinOrLeave => "node joins or leaves",
+            Fault::Coup { .. } => "leader dies, its successor's voters lose power",
+            Fault::Relay { .. } => "those who know more lose power",
+            Fault::Rival { .. } => "meta leader alone, a node joins or leaves",
+            Fault::BadSector { .. } => "sector can't be read",
         }
     }
 }
@@ -192,10 +230,10 @@ impl Schedule {
         let nodes = [3, 3, 3, 4, 5, 5, 6, 7][draw.below(8) as usize];
         let shards = draw.range(1..=2) as u16;
         let clients = draw.range(2..=4) as u32;
-        let chaos_ms = draw.range(4_000..=20_000);
+        let chaos_ms = draw.range(1_500..=6_000);
         // A run has its own mood: few kinds of faults often, rather than all of them seldom.
         let kinds: Vec<u64> = (0..draw.range(2..=6)).map(|_| draw.below(KINDS)).collect();
-        let between_ms = draw.range(150..=1_500);
+        let between_ms = draw.range(80..=800);
         let mut events = Vec::new();
         let mut at_ms = 500;
         while at_ms < chaos_ms {
@@ -207,13 +245,13 @@ impl Schedule {
     }
 }
 
-const KINDS: u64 = 17;
+const KINDS: u64 = 22;
 
 fn fault(kind: u64, nodes: usize, draw: &mut Draw) -> Fault {
     let node = draw.below(nodes as u64) as usize;
     let other = (node + 1 + draw.below(nodes as u64 - 1) as usize) % nodes;
-    let for_ms = draw.range(50..=4_000);
-    let down_ms = draw.range(1..=3_000);
+    let for_ms = draw.range(50..=2_000);
+    let down_ms = draw.range(1..=1_500);
     match kind {
         0 => Fault::Crash { node, power: false, down_ms },
         1 => Fault::Crash { node, power: true, down_ms },
@@ -236,6 +274,20 @@ fn fault(kind: u64, nodes: usize, draw: &mut Draw) -> Fault {
         13 => Fault::Wipe { node, down_ms },
         14 => Fault::ClockJump { node, by_ms: draw.below(20_000) as i64 - 10_000 },
         15 => Fault::HandOver { group: draw.below(3) as usize },
-        _ => Fault::JoinOrLeave,
+        // Twice as often as others: moves are where stores lose data.
+        16 | 21 => Fault::JoinOrLeave,
+        17 => Fault::Coup {
+            group: draw.below(3) as usize,
+            sync_us: draw.range(20_000..=150_000),
+            for_ms: draw.range(1_200..=2_500),
+        },
+        18 => Fault::Relay {
+            group: draw.below(3) as usize,
+            behind_ms: draw.range(100..=1_000),
+            place: draw.word(),
+            down_ms: draw.range(1_200..=2_500),
+        },
+        19 => Fault::BadSector { node, place: draw.word() },
+        _ => Fault::Rival { for_ms: draw.range(1_500..=4_000) },
     }
 }

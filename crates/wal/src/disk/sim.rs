@@ -10,7 +10,7 @@
 //! Damage to synced bytes ([`SimDisk::flip`], [`SimDisk::edit`], [`SimDisk::fail_reads_of`]) is
 //! done by hand.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Disk, File, Lock};
 
 const SECTOR_BYTES: usize = 512;
+/// Writes of a file that are remembered.
+const WRITES_TOLD: usize = 2;
 
 /// Returns a number below its argument (which is not 0): the chance behind a crash.
 pub type Chance<'a> = &'a mut dyn FnMut(u64) -> u64;
@@ -64,6 +66,8 @@ struct Inode {
     synced: Vec<u8>,
     current: Vec<u8>,
     unsynced: Vec<(usize, Vec<u8>)>,
+    /// Where the last writes began, the newest last: as many as [`SimDisk::last_writes`] tells.
+    writes: VecDeque<usize>,
     /// Open handles: a file without a name keeps its space as long as there is one.
     handles: usize,
 }
@@ -151,8 +155,7 @@ impl SimDisk {
                 change.apply(&mut names);
             }
         }
-        let inodes = state.inodes.iter().map(|inode| inode.after_crash(chance)).collect();
-        Self::from_parts(inodes, names, state.id)
+        self.with_names(&state, names, |inode| inode.after_crash(chance))
     }
 
     /// As [`SimDisk::restart`], but what survives are whole pages of `page_bytes`, as they were at
@@ -166,29 +169,33 @@ impl SimDisk {
                 change.apply(&mut names);
             }
         }
-        let survivors = state.inodes.iter().map(|inode| inode.after_lost_pages(page_bytes, chance));
-        Self::from_parts(survivors.collect(), names, state.id)
+        self.with_names(&state, names, |inode| inode.after_lost_pages(page_bytes, chance))
     }
 
     /// The directory as it looks after the process alone died: every write is there.
     pub fn restart_process(&self) -> Self {
         let mut state = self.state();
         state.crashed = true;
-        let inodes = state.inodes.iter().map(|inode| Inode::of(inode.current.clone())).collect();
-        Self::from_parts(inodes, state.names.clone(), state.id)
+        self.with_names(&state, state.names.clone(), |inode| Inode::of(inode.current.clone()))
     }
 
     /// An independent directory with the same bytes, all of them synced.
     pub fn copy(&self) -> Self {
         let state = self.state();
-        let inodes = state.inodes.iter().map(|inode| Inode::of(inode.current.clone())).collect();
-        Self::from_parts(inodes, state.names.clone(), state.id)
+        self.with_names(&state, state.names.clone(), |inode| Inode::of(inode.current.clone()))
     }
 
     /// All of a file's bytes, or nothing if there is none of that name.
     pub fn bytes(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.state();
         state.names.get(name).map(|&inode| state.inodes[inode].current.clone())
+    }
+
+    /// Where the last two writes to a file began, the newest last; a restart forgets none.
+    pub fn last_writes(&self, name: &str) -> Vec<usize> {
+        let state = self.state();
+        let inode = state.names.get(name).map(|&inode| &state.inodes[inode]);
+        inode.map(|inode| inode.writes.iter().copied().collect()).unwrap_or_default()
     }
 
     /// Changes a file's bytes behind the log's back, durably. No file of that name: no effect.
@@ -206,9 +213,22 @@ impl SimDisk {
         self.edit(name, |bytes| bytes[byte] ^= 1 << (bit & 7));
     }
 
-    fn from_parts(inodes: Vec<Inode>, names: BTreeMap<String, usize>, id: u64) -> Self {
-        let synced_names = names.clone();
-        let state = State { inodes, names, synced_names, id, ..State::default() };
+    /// A directory with these names, and what they name as `survivor` says: what has no name is
+    /// gone. Sectors that can't be read stay so.
+    fn with_names(
+        &self,
+        state: &State,
+        names: BTreeMap<String, usize>,
+        mut survivor: impl FnMut(&Inode) -> Inode,
+    ) -> Self {
+        let mut inodes = vec![Inode::default(); state.inodes.len()];
+        for &inode in names.values() {
+            let before = &state.inodes[inode];
+            inodes[inode] = Inode { writes: before.writes.clone(), ..survivor(before) };
+        }
+        let (synced_names, unreadable) = (names.clone(), state.unreadable.clone());
+        let state =
+            State { inodes, names, synced_names, unreadable, id: state.id, ..State::default() };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -248,6 +268,10 @@ impl Inode {
     }
 
     fn write(&mut self, bytes: &[u8], offset: usize) {
+        if self.writes.len() == WRITES_TOLD {
+            self.writes.pop_front();
+        }
+        self.writes.push_back(offset);
         put(&mut self.current, bytes, offset);
         self.unsynced.push((offset, bytes.to_vec()));
     }
