@@ -47,3 +47,33 @@ impl Logs {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use stemedb_wal::Options;
+    use stemedb_wal::disk::sim::SimDisk;
+
+    use super::*;
+
+    const GROUP: GroupId = GroupId(1);
+
+    fn log(replica: ReplicaId, entries: &[&'static str]) -> Wal {
+        let (wal, _) = Wal::open_on(Arc::new(SimDisk::new(1)), Options::default()).unwrap();
+        let entries = entries.iter().map(|entry| Bytes::from_static(entry.as_bytes())).collect();
+        wal.append(StreamId(replica.0), 0, entries, Box::new(|_| {})).unwrap();
+        wal
+    }
+
+    #[test]
+    fn what_is_applied_is_the_same_everywhere_and_what_is_not_may_differ() {
+        let (one, other) = (ReplicaId(1), ReplicaId(2));
+        let (first, second) = (log(one, &["a", "b"]), log(other, &["a", "c"]));
+        let mut logs = Logs::default();
+        assert_eq!(logs.see(GROUP, one, &first, 2), Ok(()));
+        assert_eq!(logs.see(GROUP, other, &second, 1), Ok(()));
+        assert!(logs.see(GROUP, other, &second, 2).is_err());
+    }
+}
