@@ -5,6 +5,10 @@
 //! long. What a spare holds does not matter: every checksum is bound to the segment's number,
 //! which no file had before. So spares and their names need no sync of their own.
 //!
+//! A log is cut in bursts, a flush's worth at a time, and grows again by as much. So more files wait
+//! to be written into again than are kept ready, as many as the bound of the log's disk use leaves
+//! room for ([`Supply::recycle`]): filled with zeros anew they would cost as much as the log itself.
+//!
 //! When a spare can't be made and none is left the supply says it is out, and `append` refuses
 //! until one was made: the helper rests until somebody asks it to try again. Appends that were
 //! accepted while there is little space fit into the files there are, with a part of a segment to
@@ -205,11 +209,16 @@ impl Supply {
         true
     }
 
-    /// Takes the file of a segment nobody needs: as a spare if one is wanted and nobody reads
-    /// it still, else it is removed. Either way its name is durably gone.
-    pub(crate) fn recycle(&self, name: &str, file: Arc<dyn File>) -> io::Result<()> {
+    /// Takes the file of a segment nobody needs: as a spare if there are not `spares_max` yet and
+    /// nobody reads it still, else it is removed. Either way its name is durably gone.
+    pub(crate) fn recycle(
+        &self,
+        name: &str,
+        file: Arc<dyn File>,
+        spares_max: usize,
+    ) -> io::Result<()> {
         self.look();
-        let wanted = self.shelf().coming() < self.ahead.max(1);
+        let wanted = self.shelf().coming() < self.spares_max(spares_max);
         let unread = Arc::strong_count(&file) == 1;
         if wanted && unread && file.length()? == self.segment_bytes {
             let spare = segment::spare_file(self.shelf().number());
@@ -221,6 +230,26 @@ impl Supply {
             self.disk.sync_dir()?;
         }
         Ok(())
+    }
+
+    /// Removes spares that are more than `spares_max`: the space is worth more than the time it
+    /// takes to fill a file again.
+    pub(crate) fn shed(&self, spares_max: usize) -> io::Result<()> {
+        let most = self.spares_max(spares_max);
+        while self.ready() > most {
+            let spare = self.shelf().ready.pop();
+            let Some(Spare { name, .. }) = spare else { break };
+            self.ready_count.fetch_sub(1, Ordering::Relaxed);
+            self.disk.remove(&name)?;
+        }
+        Ok(())
+    }
+
+    /// How many spares are kept, if so many may be: those kept ready in any case, and on a disk that
+    /// fills up no more.
+    fn spares_max(&self, allowed: usize) -> usize {
+        let ready = self.ahead.max(1);
+        if self.tight.load(Ordering::Relaxed) { ready } else { ready.max(allowed) }
     }
 
     fn put(&self, spare: Spare) {

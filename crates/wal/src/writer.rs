@@ -45,6 +45,10 @@ const ROLL_CALLS_PER_SEGMENT: u64 = 16;
 /// Files may hold twice what is live and this many segments before entries are moved. The
 /// segment begun meanwhile and the spare make it three.
 const SEGMENTS_SPARED: u64 = 1;
+/// The bound of all files, spares among them: twice what is live and so many segments.
+const SEGMENTS_BEYOND: u64 = 3;
+/// More files than this are never kept to be recycled.
+const SPARES_MAX: usize = 16;
 
 /// The live entries of the oldest segment that are still to be moved.
 #[derive(Debug, Default)]
@@ -359,6 +363,18 @@ impl Writer {
         bytes > 2 * self.ledger.live_bytes() + spared && !blocked
     }
 
+    /// How many files may wait to be segments again. A log is cut in one go for each flush of what
+    /// stands above it, and grows again by as much: files that were removed would be filled with
+    /// zeros once more, which is as many bytes as the log itself writes. Together with the segments
+    /// they stay within the bound of the log's disk use: twice what is live, and three segments.
+    fn spares_max(&self) -> usize {
+        let segment_bytes = self.shared.options.segment_bytes;
+        let used: u64 = self.segments.values().map(|segment| segment.bytes).sum();
+        let bound = 2 * self.ledger.live_bytes() + SEGMENTS_BEYOND * segment_bytes;
+        let room = bound.saturating_sub(used) / segment_bytes;
+        usize::try_from(room).map_or(SPARES_MAX, |room| room.min(SPARES_MAX))
+    }
+
     /// Nothing in the segment is live, and it is not the current one.
     fn is_empty(&self, number: u64) -> bool {
         number != self.current && self.ledger.live(number).entries == 0
@@ -419,9 +435,11 @@ impl Writer {
             let (number, segment) = entry.remove_entry();
             self.shared.state().files.remove(&number);
             let name = segment::segment_file(number);
-            let recycled = self.shared.supply.recycle(&name, segment.file);
+            let recycled = self.shared.supply.recycle(&name, segment.file, self.spares_max());
             recycled.map_err(|error| tell("recycle", &name, &error))?;
         }
+        let shed = self.shared.supply.shed(self.spares_max());
+        shed.map_err(|error| tell("remove", "a spare", &error))?;
         self.unreadable = self.unreadable.filter(|stuck| self.is_stuck(*stuck));
         self.set_aside()?;
         let figures = figures(&self.segments, &self.ledger);
