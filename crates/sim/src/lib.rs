@@ -21,7 +21,7 @@
 //! | `node`, `process` | a node: what survives it, what runs, and how that dies |
 //! | `rows` | a node's store: a map, or RocksDB; and what a crash leaves of it |
 //! | `net` | messages that are late, lost, repeated, cut off |
-//! | `mover` | layouts and the moves they ask for, while there is no rebalancer |
+//! | `mover` | layouts and the moves they ask for, until the node's own rebalancer joins |
 //! | `client`, `history` | what clients ask and hear |
 //! | `checks` | what must hold of a run, one file per property |
 //! | `trace` | what happened, as text and as one hash |

@@ -1,4 +1,4 @@
-//! Who moves replicas while there is no rebalancer yet: the simulation itself, by the means the
+//! Who moves replicas until the node's own rebalancer joins: the simulation itself, by the means the
 //! real one will have.
 //!
 //! Every now and then it looks at the layout that the meta group holds, asks `placement` for the
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use stemedb_machine::meta::{Founding, MetaCommand, MetaState, Node as MetaNode, NodeAddresses};
 use stemedb_placement::{Member, Request, plan};
-use stemedb_raft::{Error, Group};
+use stemedb_raft::{Error, Group, Members};
 use stemedb_types::{ClusterId, GroupId, Layout, NodeId, Replica, ReplicaId, ShardLayout};
 use stemedb_wal::StreamId;
 use stemedb_wal::planted::{self, Bug};
@@ -70,8 +70,13 @@ impl Mover {
             return None;
         }
         let group = leads.swap_remove(self.draw.below(leads.len() as u64) as usize);
-        let (voters, learners) = group.members();
+        let Members { voters, learners, .. } = group.members();
         Some(Led { group, voters, learners })
+    }
+
+    /// The epoch it acted on last.
+    pub fn epoch(&self) -> u64 {
+        self.newest.epoch
     }
 
     /// One that has done nothing yet.
@@ -295,7 +300,7 @@ impl Mover {
         }
         // Only once these voters are committed, and by a leader that still is one.
         let confirmed = timeout(CONFIRM, led.group.confirm_read()).await;
-        let sure = matches!(confirmed, Ok(Ok(_))) && led.group.members_are_committed();
+        let sure = matches!(confirmed, Ok(Ok(_))) && led.group.members().settled;
         if !sure && !planted::has(Bug::OldEpoch) {
             return self.not_yet(format!("the voters of group {group} are not sure yet"));
         }

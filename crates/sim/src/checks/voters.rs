@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use stemedb_raft::Group;
+use stemedb_raft::{Group, Members};
 use stemedb_types::{Layout, ReplicaId};
 
 /// Whether a group that nothing is to be done about any more is as the layout says; `leader` leads
@@ -17,7 +17,7 @@ pub fn settled(
     let group = leader.id();
     let named = layout.and_then(|layout| layout.replicas(group)).unwrap_or_default();
     let named: BTreeSet<ReplicaId> = named.iter().map(|replica| replica.id).collect();
-    let (voters, learners) = leader.members();
+    let Members { voters, learners, .. } = leader.members();
     let wrong = |what: &str| {
         Err(format!("group {group} {what}: voters {voters:?}, learners {learners:?}, {named:?}"))
     };

@@ -26,6 +26,11 @@ impl Cluster {
             if !self.in_place {
                 behind.push(self.mover.why.clone());
             }
+            // An epoch that was on its way may be committed after all was in place by the one before.
+            let (newest, by) = (self.checks.layouts.newest(), self.mover.epoch());
+            if newest != by {
+                behind.push(format!("all is in place by epoch {by}, and there is epoch {newest}"));
+            }
             if behind.is_empty() {
                 return Ok(());
             }

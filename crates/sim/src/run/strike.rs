@@ -93,7 +93,7 @@ impl Cluster {
                 else {
                     return false;
                 };
-                let (to, _) = leader.members();
+                let to = leader.members().voters;
                 let to: Vec<ReplicaId> =
                     to.into_iter().filter(|id| *id != leader.replica()).collect();
                 if to.is_empty() {
@@ -223,7 +223,7 @@ impl Cluster {
         let leads = |(number, replica): &(usize, Group)| Some((replica.leading_term()?, *number));
         let (_, leader) = replicas.iter().filter_map(leads).max()?;
         let (_, replica) = replicas.iter().find(|(number, _)| *number == leader)?;
-        let (voters, _) = replica.members();
+        let voters = replica.members().voters;
         let held = |node: &Node| node.held.get(&group).is_some_and(|h| voters.contains(&h.replica));
         let places = (0..self.nodes.len()).filter(|number| held(&self.nodes[*number]));
         Some((leader, places.collect()))
