@@ -60,7 +60,7 @@ pub struct Shards {
     /// Those whose replica on the node asked is damaged and set aside; others serve them.
     #[serde(default)]
     pub quarantined: u32,
-    /// Those on their way to other nodes. Shards do not move yet: 0.
+    /// Those on their way to other nodes, as far as the node asked holds a replica of them.
     pub moving: u32,
 }
 

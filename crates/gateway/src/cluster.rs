@@ -33,7 +33,7 @@ fn shards(status: &ClusterStatus) -> api::Shards {
         leaderless: status.shards_leaderless,
         under_replicated: status.shards_under_replicated,
         quarantined: count(status.quarantined.iter().filter_map(|q| q.group.shard()).count()),
-        moving: 0,
+        moving: status.shards_moving,
     }
 }
 

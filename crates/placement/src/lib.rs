@@ -29,9 +29,11 @@
 //! semi-matching (Harvey, Ladner, Lovász, Tamir, 2003), with the changes as
 //! second cost (`leaders`).
 //!
+//! The plan is the goal. The way there is `steps`: [`advance`] lets as much of it begin as may be
+//! under way at once, [`next_step`] brings one group to its layout.
+//!
 //! Left out, with the cost: shards count alike whatever their size, so a node
-//! may hold more bytes than its share; and the plan is the goal, not the way
-//! there: in which order and how fast the moves run is decided by who runs them.
+//! may hold more bytes than its share.
 //!
 //! | file | idea |
 //! |---|---|
@@ -40,6 +42,7 @@
 //! | `flow` | min-cost flow |
 //! | `replicas` | which node holds which shard, as a flow |
 //! | `leaders` | which replica leads |
+//! | `steps` | from one layout to the next, and from a group's members to its layout |
 //! | `tie` | the fixed hash |
 
 mod flow;
@@ -47,6 +50,9 @@ mod leaders;
 mod plan;
 mod replicas;
 mod share;
+mod steps;
 mod tie;
 
 pub use plan::{Error, Member, Move, Plan, Request, plan};
+pub use share::voters;
+pub use steps::{Goal, Progress, Standing, Step, advance, next_step};

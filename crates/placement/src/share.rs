@@ -63,7 +63,7 @@ impl Ratio {
 }
 
 /// Voters of every shard: min(replication factor, largest odd number ≤ members).
-pub(crate) fn voters(members: usize, replication_factor: u8) -> usize {
+pub fn voters(members: usize, replication_factor: u8) -> usize {
     let odd_max = if members % 2 == 1 { members } else { members.saturating_sub(1) };
     odd_max.min(usize::from(replication_factor))
 }

@@ -1,19 +1,17 @@
-//! One replica of one group: propose, read, watch, change.
+//! One replica of one group: propose, read, watch.
 //!
 //! A [`Group`] is a cheap handle. It owns two queues (commands, reads), each
 //! drained by a task that ends when the last handle is gone, and a third task
 //! that turns openraft's metrics into a [`Leadership`] to route by.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::rt::WatchReceiver;
-use openraft::{ChangeMembers, Instant as _, ServerState, SnapshotPolicy};
+use openraft::{Instant as _, ServerState, SnapshotPolicy};
 use stemedb_engine::Group as EngineGroup;
-use stemedb_types::{GroupId, NodeId, Replica, ReplicaId};
+use stemedb_types::{GroupId, NodeId, ReplicaId};
 use stemedb_wal::StreamId;
 use stemedb_wal::planted::{self, Bug};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -34,7 +32,7 @@ use crate::sending::{Sending, Transfers, Views};
 use crate::space::Space;
 use crate::synced::Synced;
 use crate::taking::Staged;
-use crate::types::{Holder, LogId, Raft};
+use crate::types::{LogId, Raft};
 use crate::{Error, Written};
 
 /// Timers and thresholds of a group. The defaults are for a cluster in one place.
@@ -237,17 +235,6 @@ impl Group {
         &self.applied
     }
 
-    /// Makes the first membership of a new group: every founding replica does, with the same list.
-    /// A group that has one already is left alone.
-    pub async fn found(&self, replicas: &[Replica]) -> Result<(), Error> {
-        let members: BTreeMap<u64, Holder> =
-            replicas.iter().map(|replica| (replica.id.0, Holder(replica.node))).collect();
-        match self.raft.initialize(members).await {
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-            Err(other) => Err(Error::Stopped(other.to_string())),
-        }
-    }
-
     /// Hands a command to the group; `done` is called once, with its outcome. Only the leader
     /// takes commands.
     pub fn propose(&self, command: bytes::Bytes, done: Done) {
@@ -337,49 +324,6 @@ impl Group {
     /// What this replica found damaged of its own, if anything: it has stopped, or will.
     pub fn damage(&self) -> Option<Damage> {
         self.damages.first()
-    }
-
-    /// Voters and learners, as this replica knows them.
-    pub fn members(&self) -> (BTreeSet<ReplicaId>, BTreeSet<ReplicaId>) {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let membership = metrics.membership_config.membership();
-        let ids = |ids: &mut dyn Iterator<Item = u64>| ids.map(ReplicaId).collect();
-        (ids(&mut membership.voter_ids()), ids(&mut membership.learner_ids()))
-    }
-
-    /// Whether the members this replica knows are committed, as far as it knows.
-    pub fn members_are_committed(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        metrics.membership_config.log_id() <= &metrics.cluster_committed
-    }
-
-    /// Adds a replica that only listens. Only the leader can.
-    pub async fn add_learner(&self, replica: Replica) -> Result<(), Error> {
-        let added = self.raft.add_learner(replica.id.0, Holder(replica.node), false).await;
-        added.map(|_| ()).map_err(changed)
-    }
-
-    /// Makes these replicas the voters, through joint consensus; the others become learners. Only
-    /// the leader can.
-    pub async fn set_voters(&self, voters: BTreeSet<ReplicaId>) -> Result<(), Error> {
-        let voters: BTreeSet<u64> = voters.into_iter().map(|replica| replica.0).collect();
-        let set = self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), true).await;
-        set.map(|_| ()).map_err(changed)
-    }
-
-    /// Drops replicas that only listen; a voter stays. Only the leader can.
-    pub async fn drop_learners(&self, learners: BTreeSet<ReplicaId>) -> Result<(), Error> {
-        let learners = learners.into_iter().map(|replica| replica.0).collect();
-        let gone = self.raft.change_membership(ChangeMembers::RemoveNodes(learners), true).await;
-        gone.map(|_| ()).map_err(changed)
-    }
-
-    /// Asks another replica to take over. Returns once it was asked.
-    pub async fn transfer_leadership(&self, to: ReplicaId) -> Result<(), Error> {
-        let asked = self.raft.trigger().transfer_leader(to.0).await;
-        asked.map_err(|fatal| Error::Stopped(fatal.to_string()))
     }
 
     /// Announces what the store has flushed, so that the log before it can go. Returns once it was
@@ -498,18 +442,6 @@ type ServerMetrics = openraft::type_config::alias::WatchReceiverOf<
     crate::types::Config,
     openraft::metrics::RaftServerMetrics<crate::types::Config>,
 >;
-
-fn changed(
-    error: RaftError<crate::types::Config, ClientWriteError<crate::types::Config>>,
-) -> Error {
-    match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
-            Error::NotLeader { leader: forward.leader_node.map(|holder| holder.0) }
-        }
-        RaftError::APIError(_) => Error::Unknown,
-        RaftError::Fatal(fatal) => Error::Stopped(fatal.to_string()),
-    }
-}
 
 /// Holds no handle on the group: it must end with the last one, and openraft with it.
 async fn watch_leadership(mut metrics: ServerMetrics, seen: watch::Sender<Leadership>) {

@@ -26,7 +26,8 @@
 //! | `taking` | a snapshot from the leader: taken in beside what goes on |
 //! | `network` | what a group sends to a peer |
 //! | `inbound` | what a peer sends to a group |
-//! | `group` | one replica of one group: propose, read, watch, change |
+//! | `group` | one replica of one group: propose, read, watch |
+//! | `members` | who is a member of a group, and how that changes |
 //! | `queue` | commands and reads that wait together travel together |
 //! | `damage` | what a replica found damaged of its own, and what its marks say it lost |
 //! | `groups` | all replicas of a node, by group |
@@ -45,7 +46,7 @@
 //! one snapshot makes that follower need another.
 //!
 //! Left out until their parts: failover by evidence, lease reads, heartbeats
-//! coalesced over groups, moving replicas. The first costs up to 3.5 s without
+//! coalesced over groups. The first costs up to 3.5 s without
 //! a leader after a crash (timers: 1 to 1.5 s of lease and as much again of
 //! patience).
 
@@ -57,6 +58,7 @@ mod group;
 mod groups;
 mod inbound;
 mod log_store;
+mod members;
 mod network;
 mod queue;
 mod replay;
@@ -81,6 +83,7 @@ pub use damage::{Damage, Part, applied_entry};
 pub use group::{Group, GroupOptions, Leadership, Position, ReadView};
 pub use groups::{Groups, GroupsOptions};
 pub use inbound::{Kind, kinds};
+pub use members::Members;
 pub use queue::{Done, Propose, ReadDone};
 pub use replay::Replay;
 pub use space::{Level, Space};

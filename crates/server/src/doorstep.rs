@@ -83,6 +83,7 @@ impl Front for Doorstep {
             members: Vec::new(),
             shards_leaderless: 0,
             shards_under_replicated: 0,
+            shards_moving: 0,
             quarantined: Vec::new(),
         })
     }

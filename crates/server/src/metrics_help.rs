@@ -46,6 +46,10 @@ pub(crate) fn describe() {
     );
     describe_gauge!("stemedb_shard_leaders", "Shards led by this node.");
     describe_gauge!("stemedb_layout_epoch", "The layout epoch this node acts on.");
+    describe_gauge!(
+        "stemedb_rebalance_moves_pending",
+        "Moves of replicas that have not ended, as the meta leader last saw them."
+    );
     describe_counter!(
         "stemedb_storage_versions_dropped_total",
         "Old versions of keys that compactions dropped, below their bucket's floor."

@@ -14,8 +14,10 @@
 //! is set aside in a cluster can let go of its damaged log, once that is written down for good.
 //! It never guesses, and never drops a row: what only this node may have is left as it is.
 //!
-//! Which group a stream of the log belongs to is known from the founding that this node accepted:
-//! groups do not move yet. The streams of a node that joined later are shown by their numbers.
+//! Which group a stream of the log belongs to is known from the list of replicas that the node holds
+//! (`held`); without one, from the founding that it accepted. Whether a group goes on
+//! elsewhere is known from the founding alone: of a replica that moved here it tells nothing, and
+//! nothing of such a one is given up.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,7 +30,7 @@ use stemedb_types::{ClusterId, GroupId, NodeId, ReplicaId};
 
 use crate::core::now_ms;
 use crate::damage::group_name;
-use crate::founding::Proposal;
+use crate::held::{self, Stock};
 use crate::identity::{Identity, IdentityFiles};
 use crate::quarantine::{self, Entries, Entry, Quarantine};
 
@@ -59,6 +61,8 @@ pub enum Place {
     Identity,
     /// In the file of replicas that are set aside.
     Quarantine,
+    /// In the file of replicas that the node holds.
+    Replicas,
     /// In the log's directory.
     Log,
     /// In the store's directory.
@@ -73,6 +77,7 @@ impl Place {
         match self {
             Place::Identity => "identity",
             Place::Quarantine => "quarantine",
+            Place::Replicas => "replicas",
             Place::Log => "log",
             Place::Store => "store",
             Place::Between => "between",
@@ -213,6 +218,8 @@ pub fn repair(
 struct Facts {
     identity: Option<Identity>,
     aside: Entries,
+    /// The replicas that are held, if there is a list of them.
+    held: Option<Stock>,
     log: Option<log::Report>,
     store: Option<store::Report>,
     /// What could not even be opened.
@@ -246,6 +253,10 @@ fn gather(wal_dir: &Path, db_dir: &Path, progress: CheckProgress<'_>) -> Result<
     match quarantine::read(&db_dir.join(quarantine::FILE)) {
         Ok(entries) => facts.aside = entries,
         Err(cause) => facts.faults.push(plain(Place::Quarantine, cause)),
+    }
+    match held::read(&db_dir.join(held::FILE)) {
+        Ok(held) => facts.held = held,
+        Err(cause) => facts.faults.push(plain(Place::Replicas, cause)),
     }
     Ok(facts)
 }
@@ -285,24 +296,24 @@ impl Facts {
         self.identity.as_ref().is_some_and(Identity::is_alone)
     }
 
-    /// This node's replicas, as far as the founding tells.
+    /// This node's replicas: those it has written down; without a list, those it founded.
     fn own(&self) -> BTreeMap<GroupId, ReplicaId> {
-        let mut own = BTreeMap::new();
+        let mut own = self.held.clone().map(|stock| stock.held).unwrap_or_default();
         let Some(identity) = &self.identity else { return own };
-        if let Some(Ok(founded)) = identity.proposal.as_deref().map(Proposal::decode) {
-            for group in founded.layout.groups() {
-                let replicas = founded.layout.replicas(group).unwrap_or_default();
-                let held = replicas.iter().find(|held| held.node == identity.node);
-                own.extend(held.map(|held| (group, held.id)));
-            }
+        if self.held.is_none() {
+            own.extend(identity.founded());
         }
         own.extend(identity.meta_replica.map(|replica| (GroupId::META, replica)));
         own
     }
 
-    /// Whether a group goes on without this node.
+    /// Whether a group goes on without this node. The founding tells it of the replicas it gave this node. Of one that moved here it tells
+    /// nothing: there may be no other, so nothing is risked.
     fn goes_on_elsewhere(&self, group: GroupId) -> bool {
-        self.identity.as_ref().is_some_and(|identity| identity.goes_on_elsewhere(group))
+        let founded = self.identity.as_ref().map(Identity::founded).unwrap_or_default();
+        let held = self.held.as_ref().and_then(|stock| stock.held.get(&group));
+        held.is_none_or(|held| founded.get(&group) == Some(held))
+            && self.identity.as_ref().is_some_and(|identity| identity.goes_on_elsewhere(group))
     }
 
     /// Whether a fault hits what does not go on without this node; one of no known group may hit
@@ -503,7 +514,9 @@ fn untouchable(facts: &Facts) -> Option<&'static str> {
     if facts.identity.is_none() {
         return Some("nothing was changed: whose directories these are can't be told");
     }
-    let unread = |fault: &CheckFault| fault.place == Place::Quarantine || fault.advice == NEWER;
+    let unread = |fault: &CheckFault| {
+        matches!(fault.place, Place::Quarantine | Place::Replicas) || fault.advice == NEWER
+    };
     if facts.faults.iter().any(unread) {
         return Some("nothing was changed: a file that decides what may be changed does not read");
     }

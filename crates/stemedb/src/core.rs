@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +13,7 @@ use stemedb_membership as membership;
 use stemedb_raft::wal::Wal;
 use stemedb_raft::{Group, GroupOptions, Groups, GroupsOptions, Leadership, Replay};
 use stemedb_rpc::Plane;
-use stemedb_types::{GroupId, NodeId, ShardId};
+use stemedb_types::{GroupId, NodeId, ReplicaId, ShardId};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use crate::admit::Lookups;
 use crate::damage::Findings;
 use crate::disk::Living;
 use crate::founding::Description;
+use crate::held::Held;
 use crate::identity::IdentityFiles;
 use crate::options::{Auth, Fatal};
 use crate::quarantine::Quarantine;
@@ -53,6 +55,8 @@ pub(crate) struct Core {
     pub(crate) group_options: GroupOptions,
     pub(crate) live_log_bytes_max: u64,
     pub(crate) log_stop_bytes: u64,
+    /// How long a member may be away until another takes its place.
+    pub(crate) replace_after: Duration,
     pub(crate) wal: Wal,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) groups: Groups,
@@ -60,6 +64,10 @@ pub(crate) struct Core {
     pub(crate) db_dir: PathBuf,
     /// Replicas that are not to be trusted.
     pub(crate) quarantine: Arc<Quarantine>,
+    /// Replicas whose files are here.
+    pub(crate) held: Arc<Held>,
+    /// Replicas held here of which their group's leader said that they are no members any more.
+    pub(crate) forgotten: Mutex<BTreeSet<(GroupId, ReplicaId)>>,
     /// Takes what is found damaged.
     pub(crate) findings: Findings,
     /// How far the replay of the log is.
@@ -79,6 +87,8 @@ pub(crate) struct Core {
     pub(crate) hints: Mutex<HashMap<ShardId, NodeId>>,
     /// Groups that have caught up with their leader once since the start.
     pub(crate) caught_up: Mutex<BTreeSet<GroupId>>,
+    /// All that the layout gave this node had, once: a replica that comes later takes nothing back.
+    pub(crate) all_caught_up: AtomicBool,
     /// When a meta quorum was last heard of.
     pub(crate) meta_heard: Mutex<Instant>,
     /// Hashes that the meta leader did not know, until when that is believed.
@@ -86,6 +96,8 @@ pub(crate) struct Core {
     pub(crate) key_lookup: tokio::sync::Mutex<Lookups>,
     /// Something that ends the node was found, by the first who found it.
     pub(crate) fatal: watch::Sender<Option<Fatal>>,
+    /// Woken when a group has forgotten a replica that is held here.
+    pub(crate) has_forgotten_one: Notify,
     /// Woken when a message says that the founding is complete.
     pub(crate) founded: Notify,
     pub(crate) tasks: TaskTracker,
@@ -102,11 +114,13 @@ pub(crate) struct Parts {
     pub(crate) group_options: GroupOptions,
     pub(crate) live_log_bytes_max: u64,
     pub(crate) log_stop_bytes: u64,
+    pub(crate) replace_after: Duration,
     pub(crate) wal: Wal,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) wal_dir: PathBuf,
     pub(crate) db_dir: PathBuf,
     pub(crate) quarantine: Quarantine,
+    pub(crate) held: Held,
     pub(crate) findings: Findings,
     pub(crate) disks: Disks,
     pub(crate) identity: IdentityFiles,
@@ -125,12 +139,15 @@ impl Core {
             group_options: parts.group_options,
             live_log_bytes_max: parts.live_log_bytes_max,
             log_stop_bytes: parts.log_stop_bytes,
+            replace_after: parts.replace_after,
             wal: parts.wal,
             store: parts.store,
             groups: Groups::new(),
             wal_dir: parts.wal_dir,
             db_dir: parts.db_dir,
             quarantine: Arc::new(parts.quarantine),
+            held: Arc::new(parts.held),
+            forgotten: Mutex::default(),
             findings: parts.findings,
             replay: Replay::default(),
             disks: parts.disks,
@@ -143,10 +160,12 @@ impl Core {
             phase: watch::Sender::new(Phase::Blank("starting".to_owned())),
             hints: Mutex::default(),
             caught_up: Mutex::default(),
+            all_caught_up: AtomicBool::new(false),
             meta_heard: Mutex::new(Instant::now()),
             refused_keys: Mutex::default(),
             key_lookup: tokio::sync::Mutex::new(Lookups::new(Instant::now())),
             fatal: watch::Sender::new(None),
+            has_forgotten_one: Notify::new(),
             founded: Notify::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),

@@ -21,7 +21,7 @@ use crate::core::{Core, Phase, now_ms};
 use crate::founding::{Description, Heard, Proposal, Step, step};
 use crate::life::{QUESTION_TIMEOUT, STEP_INTERVAL};
 use crate::options::Fatal;
-use crate::peers::REFUSED_JOINS;
+use crate::peers::{REFUSED_GONE, REFUSED_JOINS};
 use crate::wire::{DESCRIBE, FOUNDED, JOIN, PROPOSE, Welcome};
 
 /// How long a blank node waits for a packet that it can open, and how many it can't open must
@@ -190,6 +190,21 @@ async fn join(core: &Arc<Core>, hosts: &[NodeId]) -> Result<(), String> {
         return become_member(core, welcome.cluster, welcome.meta_replica).await;
     }
     Err(reason)
+}
+
+/// Asks the members whether this node is one of them still: a member that nobody talks to may have
+/// been away for so long that others took its place. What they say if it is none.
+pub(crate) async fn is_removed(core: &Core) -> Option<String> {
+    let state = core.meta.load_full();
+    for node in state.nodes.keys().filter(|node| **node != core.node) {
+        match ask_once(core, *node, JOIN, core.description.encode()).await {
+            Err(Unasked::Refused(refusal)) if refusal.code == REFUSED_GONE => {
+                return Some(refusal.text);
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Nodes that said they only join, in the life in which they said so.

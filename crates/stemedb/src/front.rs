@@ -234,6 +234,8 @@ pub struct ClusterStatus {
     pub shards_leaderless: u32,
     /// Shards with fewer living replicas than voters.
     pub shards_under_replicated: u32,
+    /// Shards whose group has not come to the layout yet, as far as this node holds them.
+    pub shards_moving: u32,
     /// Replicas of this node that are set aside, by group.
     pub quarantined: Vec<Quarantined>,
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stemedb_raft::{Group, Leadership};
+use stemedb_raft::{Group, Leadership, Members};
 use stemedb_types::{NodeId, ReplicaId};
 use tokio::time::{Instant, timeout_at};
 
@@ -34,18 +34,15 @@ impl Core {
 
     /// A group's voters and who holds them.
     pub(crate) fn voters(&self, group: &Group) -> Vec<(ReplicaId, NodeId)> {
-        let (voters, _) = group.members();
-        let state = self.meta.load();
-        let replicas = state.layout.replicas(group.id()).unwrap_or_default();
-        let voting = replicas.iter().filter(|replica| voters.contains(&replica.id));
-        voting.map(|replica| (replica.id, replica.node)).collect()
+        let Members { holders, voters, .. } = group.members();
+        holders.into_iter().filter(|(replica, _)| voters.contains(replica)).collect()
     }
 
     /// Another voter of a group that answers, and that suits.
     pub(crate) fn heir(&self, group: &Group, suits: impl Fn(NodeId) -> bool) -> Option<ReplicaId> {
-        let up = |node: NodeId| self.plane().is_ok_and(|plane| plane.link(node).borrow().is_up());
         let voters = self.voters(group);
-        let heir = voters.iter().find(|(_, node)| *node != self.node && up(*node) && suits(*node));
+        let suits = |node: NodeId| node != self.node && self.is_up(node) && suits(node);
+        let heir = voters.iter().find(|(_, node)| suits(*node));
         heir.map(|(replica, _)| *replica)
     }
 }

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use stemedb_types::{ClusterId, DecodeError, Decoder, Encoder, GroupId, NodeId, ReplicaId};
 
 use crate::founding::Proposal;
+use crate::held::Replicas;
 use crate::quarantine::goes_on_without;
 use crate::replace_file::replace_file;
 
@@ -126,6 +127,21 @@ impl Identity {
         let spared = layout.groups().filter(|group| self.goes_on_elsewhere(*group));
         let replicas = spared.flat_map(|group| layout.replicas(group).unwrap_or_default());
         replicas.filter(|own| own.node == self.node).map(|own| own.id).collect()
+    }
+
+    /// This node's replicas of shards by its founding, if that is over.
+    pub(crate) fn founded(&self) -> Replicas {
+        let (Some(_), Some(Ok(founding))) = (self.cluster, self.founding()) else {
+            return Replicas::new();
+        };
+        let layout = &founding.layout;
+        let shards = layout.groups().filter(|group| *group != GroupId::META);
+        let own = shards.filter_map(|group| {
+            let replicas = layout.replicas(group)?;
+            let own = replicas.iter().find(|replica| replica.node == self.node)?;
+            Some((group, own.id))
+        });
+        own.collect()
     }
 
     fn founding(&self) -> Option<Result<Proposal, DecodeError>> {

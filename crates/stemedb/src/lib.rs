@@ -19,8 +19,10 @@
 //! | `founding` | how a cluster comes to be, exactly once (pure) |
 //! | `entering` | blank → founded or joined |
 //! | `life` | what a member does, from its start to its end |
+//! | `moving`, `rebalance` | brings groups to the layout; has the layout follow the members |
 //! | `handover` | gives leaderships away |
-//! | `reconcile` | layout, and what is set aside → which groups to open and close (pure) |
+//! | `reconcile` | layout, what is held and what is set aside → which groups to open and close (pure) |
+//! | `held` | which replicas this node holds, on disk |
 //! | `quarantine`, `damage` | replicas whose bytes are damaged: judged, set aside, remembered |
 //! | `router` | bucket → shard → leader (pure) |
 //! | `auth` | key → role → allowed? (pure) |
@@ -34,7 +36,7 @@
 //! | `volumes` | looks at the volumes, tells peers, keeps out what there is no room for |
 //! | `status`, `monitor` | what a node says of itself |
 //!
-//! Left out until their parts: moving shards, failover by evidence, session
+//! Left out until their parts: nodes that leave, failover by evidence, session
 //! and stale reads, `Idempotency-Key`, quotas and limits, draining without a lost call.
 
 mod admit;
@@ -51,14 +53,17 @@ mod execute;
 mod founding;
 mod front;
 mod handover;
+mod held;
 mod identity;
 mod life;
 mod meta_call;
 mod monitor;
+mod moving;
 mod node;
 mod options;
 mod peers;
 mod quarantine;
+mod rebalance;
 mod reconcile;
 mod replace_file;
 mod router;

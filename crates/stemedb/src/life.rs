@@ -3,8 +3,8 @@
 //! One task walks to a cluster ([`crate::entering`]) until the node has a
 //! cluster, then opens the meta group and keeps this node in line with the
 //! layout: every group the layout gives it is open ([`crate::reconcile`]). On
-//! the meta leader it also writes the cluster's first entry and makes
-//! registered nodes members of the meta group. When the node stops, or is dropped, the same task
+//! the meta leader it also writes the cluster's first entry, makes registered nodes
+//! members of the meta group and has the layout follow them ([`crate::rebalance`]). When the node stops, or is dropped, the same task
 //! ends its groups and its ports.
 
 use std::collections::BTreeSet;
@@ -15,7 +15,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use rand::RngExt;
+use stemedb_engine::Health;
 use stemedb_machine::meta::{IfExists, MetaAnswer, MetaCommand, MetaState, NewKey, Role};
+use stemedb_placement::Goal;
+use stemedb_raft::wal::{Error as LogError, StreamId};
 use stemedb_raft::{Group, Leadership};
 use stemedb_rpc::Envelope;
 use stemedb_types::{GroupId, NodeId, Replica, ReplicaId};
@@ -26,8 +29,11 @@ use crate::core::{Core, Phase, locked, now_ms};
 use crate::damage::Finding;
 use crate::entering::{enter_a_cluster, heard_at};
 use crate::founding::Proposal;
+use crate::held::Held;
+use crate::moving::{step_to, take};
 use crate::options::{Auth, Fatal};
-use crate::reconcile::{Action, reconcile};
+use crate::rebalance::rebalance;
+use crate::reconcile::{Action, Actual, reconcile};
 use crate::wire::{READ_INDEX, decode_index_option};
 use crate::{Credential, Error};
 
@@ -207,11 +213,13 @@ impl Core {
     pub(crate) fn adopt(&self, group: &Group) -> Arc<MetaState> {
         let mut newest = None;
         // Under the watch's own lock, so that an older state never replaces a newer one.
-        self.meta_changed.send_modify(|version| {
+        self.meta_changed.send_if_modified(|version| {
             let state = group.applied().meta().borrow().clone();
+            let news = !Arc::ptr_eq(&state, &self.meta.load());
             self.meta.store(state.clone());
             newest = Some(state);
-            *version += 1;
+            *version += u64::from(news);
+            news
         });
         let state = newest.unwrap_or_default();
         know_addresses(self, state.nodes.values());
@@ -263,6 +271,7 @@ async fn follow_meta(core: &Arc<Core>, group: &Group) -> Result<(), Fatal> {
                 changed.map_err(|_| Fatal::Disk("the meta group is gone".to_owned()))?;
             }
             _ = aside.changed() => {}
+            () = core.has_forgotten_one.notified() => {}
             _ = leadership.changed() => {}
             _ = gossip => {}
             () = tokio::time::sleep(STEP_INTERVAL * 4) => {}
@@ -270,36 +279,153 @@ async fn follow_meta(core: &Arc<Core>, group: &Group) -> Result<(), Fatal> {
     }
 }
 
-/// Opens every group that the layout gives this node, but for what is set aside: all at once, so
-/// that their logs are replayed side by side, and it is known from the beginning how much there is.
+/// Does what [`reconcile`] says. Groups are opened all at once, so that their logs are replayed side
+/// by side, and it is known from the beginning how much there is.
 async fn keep_in_line(core: &Arc<Core>, state: &MetaState) -> Result<(), Fatal> {
-    let open = core.groups.all().iter().map(|group| (group.id(), group.replica())).collect();
-    let aside = core.quarantine.replicas();
-    let actions = reconcile(core.node, &state.layout, &open, &aside).into_iter();
-    let opens = |action: &Action| matches!(action, Action::Open { .. });
-    let (opening, before): (Vec<_>, Vec<_>) = actions.partition(opens);
-    for action in before {
-        act(core, action).await?;
+    let stock = core.held.stock();
+    let actual = Actual {
+        open: core.groups.all().iter().map(|group| (group.id(), group.replica())).collect(),
+        aside: core.quarantine.replicas(),
+        held: stock.held,
+        leaving: stock.leaving,
+        forgotten: locked(&core.forgotten).clone(),
+    };
+    let (mut opening, mut new) = (Vec::new(), Vec::new());
+    for action in reconcile(core.node, &state.layout, &actual) {
+        match action {
+            Action::Open { group, replica } => opening.push((group, replica)),
+            Action::Begin { group, replica } => new.push((group, replica)),
+            Action::Leave { group, replica } => settle(leave(core, group, replica).await)?,
+            Action::Close { group } => core.close_group(group).await,
+            Action::Lift { group, replica } => {
+                tracing::info!(%group, %replica, "a damaged replica is this node's no more");
+                core.quarantine.lift(group, replica);
+                core.save_quarantine().await?;
+            }
+        }
     }
-    try_join_all(opening.into_iter().map(|action| act(core, action))).await.map(|_| ())
+    match begin(core, &new).await {
+        Ok(()) => opening.append(&mut new),
+        later => settle(later)?,
+    }
+    let opened = opening.into_iter().map(|(group, replica)| open_shard(core, group, replica));
+    try_join_all(opened).await.map(|_| ())
 }
 
-async fn act(core: &Arc<Core>, action: Action) -> Result<(), Fatal> {
-    match action {
-        Action::Open { group: id, replica, members } => {
-            let Some(group) = open_group(core, id, replica).await? else { return Ok(()) };
-            let founded = group.found(&members).await;
-            founded.map_err(|cause| Fatal::Disk(cause.to_string()))
-        }
-        Action::Close { group } => {
-            core.close_group(group).await;
+/// Why a replica did not begin, or did not leave.
+enum Undone {
+    /// There is no room, or too much waits. The next look tries again.
+    Later(String),
+    /// The disk.
+    Never(Fatal),
+}
+
+impl Undone {
+    fn of(what: &str, cause: impl std::fmt::Display, later: bool) -> Self {
+        let cause = format!("{what}: {cause}");
+        if later { Self::Later(cause) } else { Self::Never(Fatal::Disk(cause)) }
+    }
+}
+
+fn settle(done: Result<(), Undone>) -> Result<(), Fatal> {
+    match done {
+        Ok(()) => Ok(()),
+        Err(Undone::Later(cause)) => {
+            tracing::warn!(cause, "it is tried again");
             Ok(())
         }
-        Action::Lift { group, replica } => {
-            tracing::info!(%group, %replica, "another replica takes the place of a damaged one");
-            core.quarantine.lift(group, replica);
-            core.save_quarantine().await
+        Err(Undone::Never(fatal)) => Err(fatal),
+    }
+}
+
+/// Opens a replica that this node holds.
+async fn open_shard(core: &Arc<Core>, id: GroupId, replica: ReplicaId) -> Result<(), Fatal> {
+    let Some(group) = open_group(core, id, replica).await? else { return Ok(()) };
+    match founders(core, id, replica)? {
+        Some(founders) => {
+            let founded = group.found(&founders).await;
+            founded.map_err(|cause| Fatal::Disk(cause.to_string()))
         }
+        // Its group's leader adds it.
+        None => Ok(()),
+    }
+}
+
+/// The first members of a group, if this replica is one of them.
+fn founders(
+    core: &Core,
+    group: GroupId,
+    replica: ReplicaId,
+) -> Result<Option<Vec<Replica>>, Fatal> {
+    let Some(bytes) = core.identity().get().proposal.clone() else { return Ok(None) };
+    let proposal = Proposal::decode(&bytes).map_err(|cause| Fatal::Disk(cause.to_string()))?;
+    let founders = proposal.layout.replicas(group).unwrap_or_default();
+    let is_one = founders.iter().any(|own| own.node == core.node && own.id == replica);
+    Ok(is_one.then(|| founders.to_vec()))
+}
+
+/// Makes room for new replicas and holds them from then on. What an earlier replica of the group
+/// left here, rows or log, is not theirs; a founding one has nothing before it, and may itself be
+/// what is here (a store of an earlier version has no list of replicas).
+async fn begin(core: &Arc<Core>, new: &[(GroupId, ReplicaId)]) -> Result<(), Undone> {
+    for (group, replica) in new {
+        if founders(core, *group, *replica).map_err(Undone::Never)?.is_none() {
+            wipe(core, *group, *replica).await?;
+        }
+    }
+    let new = new.to_vec();
+    write_down(core, move |held| held.hold(&new)).await
+}
+
+/// Takes a replica away that its group has forgotten, or goes on with it. From its first step on
+/// the replica never runs again, whatever breaks off.
+async fn leave(core: &Arc<Core>, group: GroupId, replica: ReplicaId) -> Result<(), Undone> {
+    write_down(core, move |held| held.leave(group, replica)).await?;
+    core.close_group(group).await;
+    wipe(core, group, replica).await?;
+    write_down(core, move |held| held.has_left(group)).await?;
+    locked(&core.forgotten).remove(&(group, replica));
+    tracing::info!(%group, %replica, "a replica has left");
+    Ok(())
+}
+
+async fn write_down(
+    core: &Arc<Core>,
+    change: impl FnOnce(&Held) -> std::io::Result<()> + Send + 'static,
+) -> Result<(), Undone> {
+    let held = core.held.clone();
+    let what = "write down which replicas are here";
+    match tokio::task::spawn_blocking(move || change(&held)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(cause)) => {
+            let full = cause.kind() == std::io::ErrorKind::StorageFull;
+            Err(Undone::of(what, cause, full))
+        }
+        Err(cause) => Err(Undone::of(what, cause, false)),
+    }
+}
+
+/// Takes away what the log has of a replica and the store of its group.
+async fn wipe(core: &Arc<Core>, group: GroupId, replica: ReplicaId) -> Result<(), Undone> {
+    let what = format!("forget replica {replica} in the log");
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let asked = core.wal.forget(StreamId(replica.0), Box::new(|done| drop(tell.send(done))));
+    asked.map_err(|cause| Undone::of(&what, &cause, matches!(cause, LogError::Busy)))?;
+    match timeout(QUESTION_TIMEOUT, told).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(cause))) => return Err(Undone::of(&what, cause, false)),
+        Ok(Err(_)) => return Err(Undone::of(&what, "the log has stopped", false)),
+        Err(_) => return Err(Undone::of(&what, "it takes long", true)),
+    }
+    let store = core.store.clone();
+    let wiping = move || stemedb_engine::wipe(&store, group);
+    match tokio::task::spawn_blocking(wiping).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(cause)) => {
+            let full = matches!(core.store.health(), Health::Full(_));
+            Err(Undone::of("wipe a group", cause, full))
+        }
+        Err(cause) => Err(Undone::of("wipe a group", cause, false)),
     }
 }
 
@@ -313,26 +439,13 @@ async fn lead_meta(core: &Arc<Core>, group: &Group, state: &MetaState) {
         }
         return;
     }
-    let (voters, learners) = group.members();
-    let missing =
-        |replica: &&Replica| !voters.contains(&replica.id) && !learners.contains(&replica.id);
-    if let Some(replica) = state.layout.meta.iter().find(missing) {
-        let added = group.add_learner(*replica).await;
-        tracing::info!(node = %replica.node, ?added, "a new member listens to the meta group");
-        return;
+    let voters = meta_voters(&state.layout.meta);
+    let goal = Goal { replicas: &state.layout.meta, voters: &voters };
+    if let Some(step) = step_to(group, &goal) {
+        take(core, group, step).await;
     }
-    let wanted = meta_voters(&state.layout.meta);
-    // A voter that does not answer would only make the majority larger: it listens until it does.
-    let answers = |replica: &&Replica| {
-        voters.contains(&replica.id)
-            || replica.node == core.node
-            || core.plane().is_ok_and(|plane| plane.link(replica.node).borrow().is_up())
-    };
-    let voting = state.layout.meta.iter().filter(|replica| wanted.contains(&replica.id));
-    if wanted != voters && voting.clone().all(|replica| answers(&replica)) {
-        let set = group.set_voters(wanted.clone()).await;
-        tracing::info!(?wanted, ?set, "the meta group has new voters");
-    }
+    // Whatever became of it: a member that never catches up must not keep the others from moving.
+    rebalance(core, group, state).await;
 }
 
 /// The first members vote: an odd number, at most [`META_VOTERS_MAX`].
@@ -357,7 +470,10 @@ async fn register_if_moved(core: &Arc<Core>, state: &MetaState) {
     };
     let deadline = Instant::now() + QUESTION_TIMEOUT;
     match core.meta_write(None, command, deadline).await {
-        Ok(_) => tracing::info!(addresses = ?own.addresses, "registered where this node is now"),
+        Ok((MetaAnswer::Registered { .. }, _)) => {
+            tracing::info!(addresses = ?own.addresses, "registered where this node is now");
+        }
+        Ok((answer, _)) => tracing::warn!(?answer, "where this node is now was not registered"),
         Err(error) => tracing::warn!(%error, "could not register where this node is now"),
     }
 }

@@ -22,13 +22,16 @@ use crate::wire::{
 };
 use crate::{Error, Unavailable};
 
+/// A member under whose name a blank node comes is given up once the meta leader has had no answer
+/// from it for so long (decision 9).
+const REPLACED_AFTER: Duration = Duration::from_secs(10);
 /// How long at most until the leader is looked for again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// What a node may have done in its own name, without a caller's key: it moves, and it seeds its
-/// root key. Anything else without a key comes from a node that was started without auth.
+/// What a node may have done in its own name, without a caller's key: it lets another in, it moves,
+/// and it seeds its root key. Anything else without a key comes from a node that was started without auth.
 fn of_a_node(command: &MetaCommand) -> bool {
     match command {
-        MetaCommand::Register { .. } => true,
+        MetaCommand::Register { .. } | MetaCommand::Replace { .. } => true,
         MetaCommand::CreateKey(key) => key.role == Role::Root && key.if_exists == IfExists::Add,
         _ => false,
     }
@@ -87,6 +90,13 @@ impl Core {
             (Some(_), _) => self.may_command(credential, &command).await?,
             (None, Auth::On { .. }) if !of_a_node(&command) => return Err(Error::Unauthenticated),
             (None, _) => {}
+        }
+        if let MetaCommand::Replace { gone, name, .. } = &command
+            && self.meta.load().nodes.contains_key(gone)
+            && let Err(why) = self.may_be_replaced(*gone, REPLACED_AFTER).await
+        {
+            let why = format!("name-in-use: node {gone} is called {name} already, and {why}");
+            return Err(Error::AlreadyExists(why));
         }
         // Whoever ends a key, moves or seeds its root key needs little, and can't wait.
         if matches!(command, MetaCommand::CreateKey(_)) && !of_a_node(&command) {

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::core::{Core, locked};
 use crate::damage::{Finding, show_counters};
+use crate::entering::is_removed;
 use crate::options::Fatal;
 
 /// Between two looks.
@@ -67,6 +68,8 @@ pub(crate) fn look_at_the_disk(core: &Core) {
             core.findings.report(Finding { group, replica, damage });
         } else if let Some(cause) = group.stopped()
             && !core.stop.is_cancelled()
+            // One that left or was set aside meanwhile has stopped as it should.
+            && core.groups.get(group.id()).is_some_and(|open| open.replica() == group.replica())
         {
             core.fail(Fatal::Disk(format!("group {} has stopped: {cause}", group.id())));
         }
@@ -86,6 +89,10 @@ async fn listen_for_the_meta_quorum(core: &Core) {
         let asked = Instant::now();
         if core.meta_index(&meta, asked + HEAR_TIMEOUT).await.is_some() {
             *locked(&core.meta_heard) = asked;
+        } else if core.meta_is_silent()
+            && let Some(why) = is_removed(core).await
+        {
+            return core.fail(Fatal::Setting(why));
         }
     }
 }
@@ -107,6 +114,7 @@ fn show_gauges(core: &Core) {
     metrics::gauge!("stemedb_shards", "state" => "leaderless").set(leaderless);
     metrics::gauge!("stemedb_shards", "state" => "under_replicated")
         .set(f64::from(status.shards_under_replicated));
+    metrics::gauge!("stemedb_shards", "state" => "moving").set(f64::from(status.shards_moving));
     metrics::gauge!("stemedb_shards", "state" => "quarantined")
         .set(status.quarantined.iter().filter(|aside| aside.group != GroupId::META).count() as f64);
     metrics::gauge!("stemedb_shards", "state" => "total").set(layout.shards.len() as f64);

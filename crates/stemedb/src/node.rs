@@ -27,9 +27,11 @@ use crate::front::{
     AdminAnswer, AdminCall, Admission, Answered, Call, ClusterStatus, Credential, Front, Need,
     Readiness, Startup,
 };
+use crate::held::Held;
 use crate::identity::{Identity, IdentityFiles};
 use crate::life::live;
 use crate::monitor::monitor;
+use crate::moving::move_members;
 use crate::options::{Fatal, NodeOptions, StartError};
 use crate::peers::Peers;
 use crate::quarantine::{self, Entry, Quarantine};
@@ -89,6 +91,7 @@ impl Node {
         let mut identity = IdentityFiles::open(&options.wal_dir, &options.db_dir, fresh)
             .map_err(|cause| StartError::Identity(cause.to_string()))?;
         let known = identity.get().clone();
+        let held = Held::open(&options.db_dir, known.founded()).map_err(StartError::Disk)?;
         let incarnation = membership::first_incarnation(Some(known.incarnation), now_ms());
         match identity.update(|id| id.incarnation = incarnation) {
             Err(cause) if !cause.is_full() => return Err(StartError::Identity(cause.to_string())),
@@ -138,12 +141,14 @@ impl Node {
             live_log_bytes_max: options.live_log_bytes_max,
             // A log that may be longer before it is cut must be let grow so far.
             log_stop_bytes: options.log_stop_bytes.max(options.live_log_bytes_max / 2 * 7),
+            replace_after: options.replace_after,
             disks: Disks::new(volumes),
             wal,
             store,
             wal_dir: options.wal_dir,
             db_dir: options.db_dir,
             quarantine,
+            held,
             findings,
             identity,
             gossip,
@@ -159,6 +164,7 @@ impl Node {
         });
         core.set_plane(Arc::new(plane.map_err(|cause| StartError::Network(cause.to_string()))?));
         core.tasks.spawn(live(core.clone()));
+        core.tasks.spawn(move_members(core.clone()));
         core.tasks.spawn(monitor(core.clone()));
         core.tasks.spawn(act_on_findings(core.clone(), found));
         scrub::start(&core, options.scrub_period);

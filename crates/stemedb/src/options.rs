@@ -76,6 +76,8 @@ pub struct NodeOptions {
     pub live_log_bytes_max: u64,
     /// Within this time everything on disk is read once and checked. Zero: never.
     pub scrub_period: Duration,
+    /// How long a member may be away until it is removed and another takes its place, if one can.
+    pub replace_after: Duration,
     /// No write is taken, and no entry of a leader, while the log holds this many such bytes: what
     /// a start has to replay stays below 1 GiB. Never less than 3.5 times `live_log_bytes_max`.
     pub log_stop_bytes: u64,
@@ -107,6 +109,7 @@ impl NodeOptions {
             segment_bytes: 64 << 20,
             live_log_bytes_max: 256 << 20,
             scrub_period: Duration::from_secs(24 * 3600),
+            replace_after: Duration::from_secs(5 * 60),
             log_stop_bytes: 896 << 20,
             disk_reserve_bytes: None,
         }

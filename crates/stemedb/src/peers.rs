@@ -15,15 +15,15 @@ use stemedb_rpc::{Envelope, Handler, PeerIdentity, Refusal, Reply, SnapshotChunk
 use tokio::time::Instant;
 
 use crate::admit::Glance;
-use crate::core::Core;
+use crate::core::{Core, now_ms};
 use crate::execute::Sink;
 use crate::founding::{Description, Proposal, Verdict, judge};
 use crate::front::{Need, Op};
 use crate::identity::Identity;
 use crate::wire::{
-    APPLIED, CALL, DESCRIBE, DISK, FOUNDED, JOIN, KEY, META, PROPOSE, READ_INDEX, Welcome,
-    WireCall, WireMeta, decode_key_question, decode_level, decode_wait, encode_index_option,
-    encode_meta_result, encode_op_result,
+    APPLIED, CALL, DESCRIBE, DISK, FORGOTTEN, FOUNDED, JOIN, KEY, LED, META, PROPOSE, READ_INDEX,
+    Welcome, WireCall, WireMeta, decode_key_question, decode_level, decode_replica, decode_wait,
+    encode_bool, encode_index_option, encode_led, encode_meta_result, encode_op_result,
 };
 use crate::{Error, Unavailable};
 
@@ -36,6 +36,8 @@ const REFUSED: u8 = 12;
 
 /// This node never founds: the cluster has to be founded without it.
 pub(crate) const REFUSED_JOINS: u8 = 13;
+/// That node was a member, and others took its place.
+pub(crate) const REFUSED_GONE: u8 = 14;
 
 /// How long a peer's question for the meta leader may take here.
 const PEER_QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -181,6 +183,11 @@ impl Core {
                 self.disks.hear(from.node, decode_level(&message.payload).map_err(payload)?);
                 Ok(Bytes::new())
             }
+            LED => Ok(encode_led(&self.led())),
+            FORGOTTEN => {
+                let (group, replica) = decode_replica(&message.payload).map_err(payload)?;
+                Ok(encode_bool(self.has_forgotten(group, replica, deadline).await))
+            }
             DESCRIBE => self.describe(),
             PROPOSE => self.hear_proposal(from, &message.payload),
             FOUNDED => {
@@ -246,17 +253,20 @@ impl Core {
             return Err(refused(Error::unavailable(Unavailable::Starting)));
         };
         let double = state.nodes.values().find(|n| n.name == guest.name && n.id != guest.id);
-        if let Some(double) = double {
-            let why = format!("name-in-use: node {} is called {} already", double.id, guest.name);
-            return Err(refused(why));
-        }
-        let command = MetaCommand::Register {
-            id: guest.id,
-            name: guest.name,
-            zone: guest.zone,
-            addresses: guest.addresses,
+        let Description { id, name, zone, addresses, .. } = guest;
+        let command = match double.map(|double| double.id) {
+            // The meta leader refuses it while the other one answers.
+            Some(gone) => MetaCommand::Replace { gone, id, name, zone, addresses, at_ms: now_ms() },
+            None => MetaCommand::Register { id, name, zone, addresses },
         };
         let (answer, index) = self.meta_write(None, command, deadline).await.map_err(refused)?;
+        if answer == MetaAnswer::Gone {
+            let why = format!(
+                "node {id} was a member once and is not any more: others have what it had; set its \
+                 directories aside and start it again, and it joins as a new node"
+            );
+            return Err(Refusal::new(REFUSED_GONE, why));
+        }
         let MetaAnswer::Registered { meta_replica } = answer else {
             return Err(refused(format!("not registered: {answer:?}")));
         };

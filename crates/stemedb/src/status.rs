@@ -1,11 +1,12 @@
 //! What a node says of itself and of the cluster, from what it knows without asking.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
 use stemedb_machine::meta::MetaState;
 use stemedb_membership::MemberState as Heard;
-use stemedb_raft::Leadership;
-use stemedb_types::{GroupId, NodeId, Replica, ReplicaId, ShardId};
+use stemedb_raft::{Leadership, Members};
+use stemedb_types::{GroupId, Layout, NodeId, Replica, ReplicaId, ShardId};
 
 use crate::core::{Core, Phase, locked};
 use crate::damage::{group_name, part_name};
@@ -54,8 +55,26 @@ impl Core {
             members,
             shards_leaderless,
             shards_under_replicated,
+            shards_moving: self.moving(&state.layout),
             quarantined: self.quarantined(),
         }
+    }
+
+    /// How many shards with a replica here are not where the layout says, as far as is known here.
+    fn moving(&self, layout: &Layout) -> u32 {
+        let held = self.held.stock().held;
+        let moves = |group: &GroupId| {
+            let given = layout.replicas(*group).unwrap_or_default();
+            let own = given.iter().find(|own| own.node == self.node).map(|own| own.id);
+            let given: BTreeSet<ReplicaId> = given.iter().map(|replica| replica.id).collect();
+            let differ = |group: stemedb_raft::Group| {
+                let Members { voters, learners, settled, .. } = group.members();
+                !settled || voters != given || !learners.is_empty()
+            };
+            held.get(group).copied() != own || self.groups.get(*group).is_some_and(differ)
+        };
+        let shards = layout.groups().filter(|group| *group != GroupId::META);
+        shards.filter(moves).count() as u32
     }
 
     fn quarantined(&self) -> Vec<Quarantined> {
@@ -83,7 +102,7 @@ impl Core {
         }
     }
 
-    fn heard_state(&self, node: NodeId) -> MemberState {
+    pub(crate) fn heard_state(&self, node: NodeId) -> MemberState {
         if node == self.node {
             return MemberState::Alive;
         }
@@ -95,8 +114,8 @@ impl Core {
         }
     }
 
-    /// Ready: joined, disks sound, not draining, and each replica here has once caught up. A
-    /// quorum lost later does not take it back, nor does a full disk: reads and deletes go on,
+    /// Ready: joined, disks sound, not draining, and each replica here has once caught up; one that
+    /// moves here later is served by others until it has. A quorum lost later does not take it back, nor does a full disk: reads and deletes go on,
     /// so traffic should come. It is among the reasons all the same. A shard that is set aside
     /// here is named, and served by others; without the meta group this node lets nobody in, so it
     /// is not ready.
@@ -124,8 +143,12 @@ impl Core {
         if state.founding.is_none() {
             return vec!["the cluster's first entry is not applied yet".to_owned()];
         }
+        if self.all_caught_up.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
         let caught_up = locked(&self.caught_up);
-        self.groups_here(&state)
+        let behind: Vec<String> = self
+            .groups_here(&state)
             .filter(|group| !caught_up.contains(group))
             .map(|group| {
                 let name = group_name(group);
@@ -134,7 +157,11 @@ impl Core {
                     _ => format!("{name} has not caught up with its leader yet"),
                 }
             })
-            .collect()
+            .collect();
+        if behind.is_empty() {
+            self.all_caught_up.store(true, Ordering::Relaxed);
+        }
+        behind
     }
 
     /// The groups of which the layout gives this node a replica, but for what is set aside.

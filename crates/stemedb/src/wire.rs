@@ -8,6 +8,8 @@
 //! | `APPLIED` | wait until this meta index is applied here | done |
 //! | `READ_INDEX` | how far is this group committed? | the index |
 //! | `DISK` | my disks can take this much | heard |
+//! | `LED` | which groups do you lead, with which members? | a list of [`Led`] |
+//! | `FORGOTTEN` | is this replica no member of its group any more? | yes or no |
 //! | `DESCRIBE` | who are you? (to a blank node) | a description |
 //! | `PROPOSE` | will you found this cluster? | yes, or an error |
 //! | `FOUNDED` | all have said yes | done |
@@ -17,12 +19,13 @@
 //! one, and everything that is not known to be so becomes "unknown".
 
 use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use stemedb_machine::meta::{KeyHash, MetaAnswer, MetaCommand, NodeAddresses};
 use stemedb_machine::shard::{Answer, Read, ReadAnswer, Write};
 use stemedb_raft::{Kind, Level};
 use stemedb_types::{
-    BucketName, ClusterId, DecodeError, Decoder, Encoder, NodeId, ProjectName, ReplicaId,
+    BucketName, ClusterId, DecodeError, Decoder, Encoder, GroupId, NodeId, ProjectName, ReplicaId,
 };
 
 use crate::Error;
@@ -35,6 +38,8 @@ pub(crate) const KEY: Kind = 34;
 pub(crate) const APPLIED: Kind = 35;
 pub(crate) const READ_INDEX: Kind = 36;
 pub(crate) const DISK: Kind = 37;
+pub(crate) const LED: Kind = 38;
+pub(crate) const FORGOTTEN: Kind = 39;
 pub(crate) const DESCRIBE: Kind = 40;
 pub(crate) const PROPOSE: Kind = 41;
 pub(crate) const FOUNDED: Kind = 42;
@@ -248,6 +253,81 @@ pub(crate) fn decode_level(input: &[u8]) -> Result<Level, DecodeError> {
     Ok(level)
 }
 
+/// A group as its leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Led {
+    pub(crate) group: GroupId,
+    /// Every member, and the node that holds it.
+    pub(crate) holders: BTreeMap<ReplicaId, NodeId>,
+    pub(crate) voters: BTreeSet<ReplicaId>,
+    /// These members are committed, and no change of them is under way.
+    pub(crate) settled: bool,
+}
+
+pub(crate) fn encode_led(led: &[Led]) -> Bytes {
+    let mut out = Encoder::new();
+    out.u8(VERSION);
+    out.varint(led.len() as u64);
+    for Led { group, holders, voters, settled } in led {
+        out.u32(group.0);
+        out.varint(holders.len() as u64);
+        for (replica, node) in holders {
+            out.varint(replica.0);
+            out.u64(node.0);
+        }
+        out.varint(voters.len() as u64);
+        voters.iter().for_each(|id| out.varint(id.0));
+        out.bool(*settled);
+    }
+    out.finish()
+}
+
+pub(crate) fn decode_led(input: &[u8]) -> Result<Vec<Led>, DecodeError> {
+    let mut from = Decoder::new(input);
+    let from = &mut from;
+    from.version("led groups", VERSION)?;
+    let count = from.length(7)?;
+    let mut led = Vec::with_capacity(count);
+    for _ in 0..count {
+        let group = GroupId(from.u32()?);
+        let members = from.length(9)?;
+        let holder = |_| Ok((ReplicaId(from.varint()?), NodeId(from.u64()?)));
+        let holders = (0..members).map(holder).collect::<Result<_, DecodeError>>()?;
+        let voting = from.length(1)?;
+        let voters = (0..voting).map(|_| from.varint().map(ReplicaId)).collect::<Result<_, _>>()?;
+        led.push(Led { group, holders, voters, settled: from.bool()? });
+    }
+    Ok(led)
+}
+
+/// One replica of a group.
+pub(crate) fn encode_replica(group: GroupId, replica: ReplicaId) -> Bytes {
+    let mut out = Encoder::new();
+    out.u32(group.0);
+    out.varint(replica.0);
+    out.finish()
+}
+
+pub(crate) fn decode_replica(input: &[u8]) -> Result<(GroupId, ReplicaId), DecodeError> {
+    let mut from = Decoder::new(input);
+    let replica = (GroupId(from.u32()?), ReplicaId(from.varint()?));
+    from.finish()?;
+    Ok(replica)
+}
+
+pub(crate) fn encode_bool(said: bool) -> Bytes {
+    let mut out = Encoder::new();
+    out.bool(said);
+    out.finish()
+}
+
+pub(crate) fn decode_bool(input: &[u8]) -> Result<bool, DecodeError> {
+    let mut from = Decoder::new(input);
+    let said = from.bool()?;
+    from.finish()?;
+    Ok(said)
+}
+
 /// What a node that was let in needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Welcome {
@@ -404,6 +484,29 @@ mod tests {
         }
         assert!(decode_level(&[VERSION, 3]).is_err());
         assert!(decode_level(&[VERSION, 1, 0]).is_err());
+    }
+
+    #[test]
+    fn what_a_node_leads_reads_back_and_no_cut_of_it_does() {
+        let led = |group, holders: &[(u64, u64)], voters: &[u64], settled| Led {
+            group: GroupId(group),
+            holders: holders.iter().map(|(id, node)| (ReplicaId(*id), NodeId(*node))).collect(),
+            voters: voters.iter().copied().map(ReplicaId).collect(),
+            settled,
+        };
+        let led = vec![
+            led(1, &[(1, 5), (300, 6)], &[1, 300], true),
+            led(9, &[(7, 5), (8, 6)], &[7], false),
+        ];
+        let bytes = encode_led(&led);
+        assert_eq!(decode_led(&bytes), Ok(led));
+        for cut in 0..bytes.len() {
+            assert!(decode_led(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        let replica = (GroupId(3), ReplicaId(700));
+        assert_eq!(decode_replica(&encode_replica(replica.0, replica.1)), Ok(replica));
+        assert_eq!(decode_bool(&encode_bool(true)), Ok(true));
+        assert!(decode_bool(&[2]).is_err() && decode_bool(&[1, 1]).is_err());
     }
 
     #[test]

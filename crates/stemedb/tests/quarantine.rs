@@ -113,6 +113,35 @@ async fn settle(nodes: &[Node]) {
 }
 
 #[tokio::test]
+async fn a_file_of_replicas_that_does_not_read_is_not_started_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(NodeOptions::alone(dir.path())).await.unwrap();
+    node.wait_ready(PATIENCE).await.unwrap();
+    node.shutdown().await;
+    drop(node);
+    let path = dir.path().join("db/REPLICAS");
+    let whole = fs::read(&path).unwrap();
+    let mut flipped = whole.clone();
+    let last = flipped.len() - 5;
+    flipped[last] ^= 1;
+    for (bytes, why) in [
+        (&b"StemeDB replicas\n\x07"[..], "format version 7, this build reads 1"),
+        (&flipped, "does not match its checksum"),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        let refused = Node::start(NodeOptions::alone(dir.path())).await.err();
+        let Some(StartError::Disk(line)) = refused else { panic!("{refused:?}") };
+        assert!(line.contains("REPLICAS") && line.contains(why), "{line}");
+    }
+    // Without one, as a store of an earlier version is: it holds what it founded.
+    fs::remove_file(&path).unwrap();
+    let node = Node::start(NodeOptions::alone(dir.path())).await.unwrap();
+    node.wait_ready(PATIENCE).await.unwrap();
+    put(&node, "b", "k", b"v").await.unwrap();
+    node.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_quarantine_file_that_does_not_read_is_not_started_on() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::start(NodeOptions::alone(dir.path())).await.unwrap();

@@ -64,7 +64,7 @@ async fn three_blank_nodes_found_one_cluster_and_any_of_them_serves_any_bucket()
 }
 
 #[tokio::test]
-async fn a_fourth_node_joins_and_serves_though_it_holds_no_shard() {
+async fn a_fourth_node_joins_and_serves_every_bucket_at_once() {
     let places = places(4);
     let mut nodes = Vec::new();
     for place in &places[..3] {

@@ -16,7 +16,7 @@ async fn the_status_is_short_for_everyone_and_names_members_to_those_who_may_ins
     let bench = Bench::new();
     let counts = "\"cluster_id\":\"00000000000000000000000000000abc\",\"epoch\":5,\
         \"members\":{\"alive\":1,\"total\":1}";
-    let shards = "\"shards\":{\"leaderless\":0,\"moving\":0,\"quarantined\":1,\
+    let shards = "\"shards\":{\"leaderless\":0,\"moving\":2,\"quarantined\":1,\
         \"total\":1,\"under_replicated\":1}";
     let short = ok(&format!("{{{counts},{shards}}}"));
     assert_eq!(bench.ask("GET /v1/cluster/status", NOBODY).await, short);

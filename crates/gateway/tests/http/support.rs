@@ -123,6 +123,7 @@ impl Front for Script {
             members: vec![Member { node, state: MemberState::Alive, leaders: 1 }],
             shards_leaderless: 0,
             shards_under_replicated: 1,
+            shards_moving: 2,
             quarantined: vec![Quarantined {
                 group: GroupId(1),
                 replica: ReplicaId(2),

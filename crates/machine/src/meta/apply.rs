@@ -5,7 +5,7 @@ use stemedb_types::{
 };
 
 use super::command::{IfExists, MetaCommand, NewKey};
-use super::record::{ApiKey, MetaRecord, Node, Project};
+use super::record::{ApiKey, GoneNode, MetaRecord, Node, Project};
 use super::state::MetaState;
 use crate::{Error, Outcome};
 
@@ -34,6 +34,8 @@ pub enum MetaAnswer {
     NotFound,
     /// The project's id.
     Project(ProjectId),
+    /// The node was a member once, and is not taken in under its old id.
+    Gone,
 }
 
 type Applied = Result<Outcome<MetaRecord, MetaAnswer>, Error>;
@@ -66,6 +68,11 @@ pub fn apply(state: &MetaState, command: MetaCommand) -> Applied {
         MetaCommand::Register { id, name, zone, addresses } => {
             register(state, id, |meta_replica| Node { id, name, zone, addresses, meta_replica })
         }
+        MetaCommand::Remove { id, at_ms } => remove(state, id, at_ms),
+        MetaCommand::Replace { gone, id, name, zone, addresses, at_ms } => {
+            let node = |meta_replica| Node { id, name, zone, addresses, meta_replica };
+            replace(state, gone, id, at_ms, node)
+        }
         MetaCommand::SetLayout { layout, next_replica } => {
             let follows = layout.epoch == state.layout.epoch + 1;
             let kept = layout.shards.len() == state.layout.shards.len();
@@ -91,8 +98,12 @@ pub fn apply(state: &MetaState, command: MetaCommand) -> Applied {
     }
 }
 
-/// A known node keeps its replica; a new one gets the next id and a place in the meta group.
+/// A known node keeps its replica; a new one gets the next id and a place in the meta group. One
+/// that was a member once is none by itself: it may hold what others have taken over.
 fn register(state: &MetaState, id: NodeId, node: impl FnOnce(ReplicaId) -> Node) -> Applied {
+    if state.gone.contains_key(&id) {
+        return answer(MetaAnswer::Gone);
+    }
     if let Some(known) = state.nodes.get(&id) {
         let node = node(known.meta_replica);
         let registered = MetaAnswer::Registered { meta_replica: known.meta_replica };
@@ -104,6 +115,59 @@ fn register(state: &MetaState, id: NodeId, node: impl FnOnce(ReplicaId) -> Node)
     layout.epoch += 1;
     layout.meta.push(Replica { node: id, id: meta_replica });
     let changes = vec![
+        MetaRecord::Node(node(meta_replica)),
+        MetaRecord::Layout(layout),
+        MetaRecord::NextReplica(ReplicaId(meta_replica.0 + 1)),
+    ];
+    Ok(Outcome { changes, answer: MetaAnswer::Registered { meta_replica } })
+}
+
+/// Takes a node out of the members and of the meta group. Shards keep its replicas until the
+/// layout gives them to others.
+fn remove(state: &MetaState, id: NodeId, at_ms: u64) -> Applied {
+    let Some(node) = state.nodes.get(&id) else {
+        let known = state.gone.contains_key(&id);
+        return answer(if known { MetaAnswer::Done } else { MetaAnswer::NotFound });
+    };
+    if state.nodes.len() == 1 {
+        // Nobody would be left to hold anything.
+        return answer(MetaAnswer::Stale);
+    }
+    let mut layout = state.layout.clone();
+    layout.epoch += 1;
+    layout.meta.retain(|replica| replica.node != id);
+    let gone = GoneNode { id, name: node.name.clone(), successor: None, at_ms };
+    done(vec![MetaRecord::GoneNode(gone), MetaRecord::Layout(layout)])
+}
+
+/// The new node takes the old one's place in the meta group, under a replica id of its own: it votes
+/// where the old one did.
+fn replace(
+    state: &MetaState,
+    old: NodeId,
+    id: NodeId,
+    at_ms: u64,
+    node: impl FnOnce(ReplicaId) -> Node,
+) -> Applied {
+    let Some(before) = state.nodes.get(&old).filter(|_| !state.nodes.contains_key(&id)) else {
+        // A retry: it stands in the old one's place already. Or somebody else does.
+        let replaced = state.gone.get(&old).is_some_and(|gone| gone.successor == Some(id));
+        return if replaced { register(state, id, node) } else { answer(MetaAnswer::Stale) };
+    };
+    if state.gone.contains_key(&id) {
+        return answer(MetaAnswer::Gone);
+    }
+    let meta_replica = state.next_replica;
+    let mut layout = state.layout.clone();
+    layout.epoch += 1;
+    let new = Replica { node: id, id: meta_replica };
+    match layout.meta.iter_mut().find(|replica| replica.node == old) {
+        Some(replica) => *replica = new,
+        None => layout.meta.push(new),
+    }
+    let gone = GoneNode { id: old, name: before.name.clone(), successor: Some(id), at_ms };
+    let changes = vec![
+        MetaRecord::GoneNode(gone),
         MetaRecord::Node(node(meta_replica)),
         MetaRecord::Layout(layout),
         MetaRecord::NextReplica(ReplicaId(meta_replica.0 + 1)),
@@ -174,6 +238,7 @@ impl MetaAnswer {
                 out.u8(7);
                 out.varint(id.0);
             }
+            MetaAnswer::Gone => out.u8(8),
         }
     }
 
@@ -190,6 +255,7 @@ impl MetaAnswer {
             5 => MetaAnswer::LabelTaken,
             6 => MetaAnswer::NotFound,
             7 => MetaAnswer::Project(ProjectId(from.varint()?)),
+            8 => MetaAnswer::Gone,
             got => return Err(DecodeError::Value { what: "a meta answer", got: got.into() }),
         })
     }

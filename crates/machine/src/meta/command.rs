@@ -34,6 +34,28 @@ pub enum MetaCommand {
         /// Where it can be reached.
         addresses: NodeAddresses,
     },
+    /// A node that is gone for good, or is to be done without: a member no more.
+    Remove {
+        /// Its id.
+        id: NodeId,
+        /// When, in ms since 1970.
+        at_ms: u64,
+    },
+    /// A new node in the place of one that has its label: that one lost its disk.
+    Replace {
+        /// Who is a member no more.
+        gone: NodeId,
+        /// The new member's id.
+        id: NodeId,
+        /// The label of both.
+        name: String,
+        /// The new member's failure domain.
+        zone: String,
+        /// Where the new member can be reached.
+        addresses: NodeAddresses,
+        /// When, in ms since 1970.
+        at_ms: u64,
+    },
     /// A layout one epoch on from the one it was made from.
     SetLayout {
         /// The layout.
@@ -135,6 +157,20 @@ impl MetaCommand {
                 out.text(name.as_str());
                 out.varint(*at_ms);
             }
+            MetaCommand::Remove { id, at_ms } => {
+                out.u8(7);
+                out.u64(id.0);
+                out.varint(*at_ms);
+            }
+            MetaCommand::Replace { gone, id, name, zone, addresses, at_ms } => {
+                out.u8(8);
+                out.u64(gone.0);
+                out.u64(id.0);
+                out.text(name);
+                out.text(zone);
+                addresses.encode(&mut out);
+                out.varint(*at_ms);
+            }
         }
         out.finish()
     }
@@ -176,6 +212,15 @@ impl MetaCommand {
             5 => MetaCommand::RevokeKey { hash: decode_hash(from)?, at_ms: from.varint()? },
             6 => MetaCommand::EnsureProject {
                 name: decode_project_name(from)?,
+                at_ms: from.varint()?,
+            },
+            7 => MetaCommand::Remove { id: NodeId(from.u64()?), at_ms: from.varint()? },
+            8 => MetaCommand::Replace {
+                gone: NodeId(from.u64()?),
+                id: NodeId(from.u64()?),
+                name: from.text("a node name")?.to_owned(),
+                zone: from.text("a zone")?.to_owned(),
+                addresses: NodeAddresses::decode(from)?,
                 at_ms: from.varint()?,
             },
             got => return Err(DecodeError::Value { what: "a meta command", got: got.into() }),

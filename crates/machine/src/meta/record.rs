@@ -113,6 +113,19 @@ pub struct Node {
     pub meta_replica: ReplicaId,
 }
 
+/// A node that is no member any more: its id is not taken in again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GoneNode {
+    /// Its id, for ever.
+    pub id: NodeId,
+    /// What its label was.
+    pub name: String,
+    /// Who has its label now, if another node came for it.
+    pub successor: Option<NodeId>,
+    /// When it went, in ms since 1970.
+    pub at_ms: u64,
+}
+
 /// A tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Project {
@@ -160,6 +173,8 @@ pub enum MetaRecord {
     Project(Project),
     /// A key.
     ApiKey(ApiKey),
+    /// A node that was a member. Its [`MetaRecord::Node`] may stand beside it, and counts no more.
+    GoneNode(GoneNode),
 }
 
 /// A record's name: what it replaces.
@@ -176,6 +191,7 @@ impl MetaRecord {
             MetaRecord::Node(node) => name.extend_from_slice(&node.id.0.to_be_bytes()),
             MetaRecord::Project(project) => name.extend_from_slice(&project.id.0.to_be_bytes()),
             MetaRecord::ApiKey(key) => name.extend_from_slice(&key.hash.0),
+            MetaRecord::GoneNode(gone) => name.extend_from_slice(&gone.id.0.to_be_bytes()),
             _ => {}
         }
         RecordName(name)
@@ -190,6 +206,7 @@ impl MetaRecord {
             MetaRecord::Node(_) => 5,
             MetaRecord::Project(_) => 6,
             MetaRecord::ApiKey(_) => 7,
+            MetaRecord::GoneNode(_) => 8,
         }
     }
 
@@ -213,6 +230,7 @@ impl MetaRecord {
                 out.varint(project.created_at_ms);
             }
             MetaRecord::ApiKey(key) => key.encode(out),
+            MetaRecord::GoneNode(gone) => gone.encode(out),
         }
     }
 
@@ -235,6 +253,7 @@ impl MetaRecord {
                 created_at_ms: from.varint()?,
             }),
             7 => MetaRecord::ApiKey(ApiKey::decode(from)?),
+            8 => MetaRecord::GoneNode(GoneNode::decode(from)?),
             got => return Err(DecodeError::Value { what: "a meta record", got: got.into() }),
         })
     }
@@ -269,6 +288,24 @@ impl Node {
             zone: from.text("a zone")?.to_owned(),
             addresses: NodeAddresses::decode(from)?,
             meta_replica: ReplicaId(from.varint()?),
+        })
+    }
+}
+
+impl GoneNode {
+    fn encode(&self, out: &mut Encoder) {
+        out.u64(self.id.0);
+        out.text(&self.name);
+        out.option(self.successor, |out, node| out.u64(node.0));
+        out.varint(self.at_ms);
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            id: NodeId(from.u64()?),
+            name: from.text("a node name")?.to_owned(),
+            successor: from.option(|from| from.u64().map(NodeId))?,
+            at_ms: from.varint()?,
         })
     }
 }

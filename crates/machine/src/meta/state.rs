@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use stemedb_types::{Layout, NodeId, ProjectId, ProjectName, ReplicaId};
 
-use super::record::{ApiKey, Founding, KeyHash, MetaRecord, Node, Project};
+use super::record::{ApiKey, Founding, GoneNode, KeyHash, MetaRecord, Node, Project};
 
 /// Everything the cluster knows of itself. Cloned and swapped, never shared for writing.
 ///
 /// Invariants: ids handed out are below `next_replica` and `next_project`; a project of a key or a
-/// name exists; at most one living key has a label, but for those added beside it on purpose
+/// name exists; nobody is in `nodes` and in `gone`; at most one living key has a label, but for those added beside it on purpose
 /// ([`IfExists::Add`](super::IfExists::Add)).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MetaState {
@@ -23,6 +23,8 @@ pub struct MetaState {
     pub next_project: ProjectId,
     /// Members by id.
     pub nodes: BTreeMap<NodeId, Node>,
+    /// Those that were members, by id.
+    pub gone: BTreeMap<NodeId, GoneNode>,
     /// Projects by id.
     pub projects: BTreeMap<ProjectId, Project>,
     /// Project ids by name.
@@ -39,8 +41,14 @@ impl MetaState {
             MetaRecord::Layout(layout) => self.layout = layout,
             MetaRecord::NextReplica(id) => self.next_replica = id,
             MetaRecord::NextProject(id) => self.next_project = id,
+            // In whatever order the two records are read.
+            MetaRecord::Node(node) if self.gone.contains_key(&node.id) => {}
             MetaRecord::Node(node) => {
                 self.nodes.insert(node.id, node);
+            }
+            MetaRecord::GoneNode(gone) => {
+                self.nodes.remove(&gone.id);
+                self.gone.insert(gone.id, gone);
             }
             MetaRecord::Project(project) => {
                 self.project_ids.insert(project.name.clone(), project.id);

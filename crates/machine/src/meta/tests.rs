@@ -100,6 +100,66 @@ fn a_new_node_gets_the_next_replica_id_and_a_known_one_keeps_its_own() {
     assert_eq!(state.nodes[&NodeId(7)].name, "renamed");
 }
 
+fn register(id: u64) -> MetaCommand {
+    let (name, zone) = (format!("node-{id}"), String::new());
+    MetaCommand::Register { id: NodeId(id), name, zone, addresses: NodeAddresses::default() }
+}
+
+fn replace(gone: u64, id: u64) -> MetaCommand {
+    MetaCommand::Replace {
+        gone: NodeId(gone),
+        id: NodeId(id),
+        name: format!("node-{gone}"),
+        zone: String::new(),
+        addresses: NodeAddresses::default(),
+        at_ms: 30,
+    }
+}
+
+fn meta_nodes(state: &MetaState) -> Vec<(u64, u64)> {
+    state.layout.meta.iter().map(|replica| (replica.node.0, replica.id.0)).collect()
+}
+
+#[test]
+fn a_removed_node_leaves_the_meta_group_and_is_not_taken_in_again() {
+    let mut state = founded();
+    run(&mut state, register(7));
+    let remove = |id| MetaCommand::Remove { id: NodeId(id), at_ms: 20 };
+    assert_eq!(run(&mut state, remove(9)), MetaAnswer::NotFound);
+    assert_eq!(run(&mut state, remove(7)), MetaAnswer::Done);
+    assert_eq!((meta_nodes(&state), state.layout.epoch), (vec![(1, 1)], 3));
+    assert_eq!(state.nodes.keys().collect::<Vec<_>>(), [&NodeId(1)]);
+    let again = state.clone();
+    assert_eq!(run(&mut state, remove(7)), MetaAnswer::Done, "a retry");
+    assert_eq!(run(&mut state, register(7)), MetaAnswer::Gone);
+    assert_eq!(run(&mut state, replace(1, 7)), MetaAnswer::Gone);
+    assert_eq!(run(&mut state, remove(1)), MetaAnswer::Stale, "the last one stays");
+    assert_eq!(state, again);
+}
+
+#[test]
+fn a_new_node_takes_the_place_of_one_that_lost_its_disk() {
+    let mut state = founded();
+    run(&mut state, register(7));
+    run(&mut state, register(8));
+    assert_eq!(meta_nodes(&state), [(1, 1), (7, 3), (8, 4)]);
+    let registered = MetaAnswer::Registered { meta_replica: ReplicaId(5) };
+    assert_eq!(run(&mut state, replace(7, 20)), registered);
+    assert_eq!(meta_nodes(&state), [(1, 1), (20, 5), (8, 4)]);
+    assert_eq!(state.gone[&NodeId(7)].successor, Some(NodeId(20)));
+    assert_eq!(state.nodes[&NodeId(20)].name, "node-7");
+    let again = state.clone();
+    assert_eq!(run(&mut state, replace(7, 20)), registered, "a retry");
+    assert_eq!(run(&mut state, replace(7, 21)), MetaAnswer::Stale, "somebody else was first");
+    assert_eq!(run(&mut state, replace(99, 21)), MetaAnswer::Stale, "nobody had that id");
+    assert_eq!(state, again);
+    // Read back from its records, in whatever order.
+    let mut read = again.clone();
+    let old = Node { id: NodeId(7), meta_replica: ReplicaId(3), ..node(7) };
+    read.absorb(MetaRecord::Node(old));
+    assert_eq!(read, again);
+}
+
 #[test]
 fn a_layout_must_follow_the_one_it_was_made_from() {
     let mut state = founded();

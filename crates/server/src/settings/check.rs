@@ -62,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) live_log_bytes_max: u64,
     /// Zero: never.
     pub(crate) scrub_period: Duration,
+    /// How long a member may be away.
+    pub(crate) replace_after: Duration,
     pub(crate) log: String,
 }
 
@@ -127,6 +129,7 @@ pub(crate) fn check(effective: &Effective, machine: &impl Machine) -> Result<Set
         budget: from.budget()?,
         live_log_bytes_max: from.bytes("live-log-bytes-max")?,
         scrub_period: from.period("scrub-period")?,
+        replace_after: from.replace_after()?,
         log: from.text("log")?.unwrap_or_default(),
     };
     from.switch("unsafe-skip-signatures").and_then(|skip| rules(&settings, skip))?;
@@ -247,6 +250,17 @@ impl<M: Machine> Reader<'_, M> {
         }
     }
 
+    /// Shorter than a restart it would move data at every rollout.
+    fn replace_after(&self) -> Result<Duration, Refused> {
+        let after = self.period("replace-after")?;
+        match self.given("replace-after") {
+            Some((row, text)) if after < REPLACE_AFTER_MIN => {
+                Self::refuse(row, format!("{text} is less than {}s", REPLACE_AFTER_MIN.as_secs()))
+            }
+            _ => Ok(after),
+        }
+    }
+
     fn switch(&self, flag: &str) -> Result<bool, Refused> {
         match self.given(flag) {
             None | Some((_, "false" | "0")) => Ok(false),
@@ -343,6 +357,8 @@ impl<M: Machine> Reader<'_, M> {
 
 /// Longest period that can be set.
 const PERIOD_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// The least that a node may be away before it is given up.
+const REPLACE_AFTER_MIN: Duration = Duration::from_secs(10);
 
 /// Reads a time like `90`, `90s`, `15m`, `24h` or `7d`.
 fn period(text: &str) -> Option<Duration> {

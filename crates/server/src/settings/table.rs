@@ -178,6 +178,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Within this time everything on disk is read once and checked; 0: never",
     ),
     setting(
+        "replace-after",
+        Kind::Period,
+        Some("5m"),
+        "How long a node may be away until another takes its place, if one can",
+    ),
+    setting(
         "log",
         Kind::Text,
         Some("info"),

@@ -270,6 +270,7 @@ fn config_show_masks_secrets_and_names_sources() {
             "snapshot-bytes-per-second = 64MiB (default)",
             "live-log-bytes-max = 256MiB (default)",
             "scrub-period = 24h (default)",
+            "replace-after = 5m (default)",
             "log = warn (env STEMEDB_LOG)",
         ]
     );
@@ -279,7 +280,7 @@ fn config_show_masks_secrets_and_names_sources() {
 fn a_misspelled_name_is_found_and_what_kubernetes_adds_is_not() {
     let env = pairs(&[
         ("STEMEDB_SHARD", "4"),
-        ("STEMEDB_REPLACE_AFTER", "5m"),
+        ("STEMEDB_READ_MODE", "quorum"),
         ("STEMEDB_LOG", "info"),
         ("STEMEDB_URL", "http://h"),
         ("HOME", "/"),
@@ -288,7 +289,7 @@ fn a_misspelled_name_is_found_and_what_kubernetes_adds_is_not() {
         ("STEMEDB_GATEWAY_PORT", "tcp://10.0.0.1:18181"),
         ("STEMEDB_PORT_18180_TCP_ADDR", "10.0.0.1"),
     ]);
-    assert_eq!(unknown_names(&env), ["STEMEDB_REPLACE_AFTER", "STEMEDB_SHARD"]);
+    assert_eq!(unknown_names(&env), ["STEMEDB_READ_MODE", "STEMEDB_SHARD"]);
 }
 
 #[test]
@@ -324,6 +325,16 @@ fn the_bound_of_the_live_log_is_the_nodes_own_by_default_and_what_is_given() {
     assert_eq!(settings(&[], &[]).unwrap().live_log_bytes_max, default);
     let env = [("STEMEDB_LIVE_LOG_BYTES_MAX", "1GiB")];
     assert_eq!(settings(&[], &env).unwrap().live_log_bytes_max, 1 << 30);
+}
+
+#[test]
+fn a_node_may_be_away_for_as_long_as_a_restart_takes() {
+    let default = stemedb::NodeOptions::alone("/nowhere").replace_after;
+    assert_eq!(settings(&[], &[]).unwrap().replace_after, default);
+    let after = |text| settings(&[], &[("STEMEDB_REPLACE_AFTER", text)]).map(|s| s.replace_after);
+    assert_eq!(after("90s").unwrap().as_secs(), 90);
+    let refused = format!("{:?}", after("9s").unwrap_err());
+    assert!(refused.contains("9s is less than 10s"), "{refused}");
 }
 
 #[test]
