@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::applier::{Applied, Applier};
 use crate::closing::Closing;
 use crate::damage::{Damage, Damages, check_standing, note_generation, refused};
+use crate::evidence::Evidence;
 use crate::groups::GroupsOptions;
 use crate::log_store::LogStore;
 use crate::network::Network;
@@ -142,6 +143,7 @@ pub struct Group {
     damages: Damages,
     /// What the own disk holds of the log.
     pub(crate) synced: Synced,
+    evidence: Arc<dyn Evidence>,
     kept_entries: u64,
 }
 
@@ -211,6 +213,7 @@ impl Group {
             staged: Arc::default(),
             damages,
             synced,
+            evidence: options.evidence.clone(),
             kept_entries,
         })
     }
@@ -233,6 +236,20 @@ impl Group {
     /// What this replica has applied, without asking anybody: possibly old.
     pub fn applied(&self) -> &Applied {
         &self.applied
+    }
+
+    /// Whether the node of this replica's leader is gone, as far as this node can tell.
+    pub(crate) fn lost_its_leader(&self) -> bool {
+        let leader = *self.leadership.borrow();
+        matches!(leader, Leadership::There(node) if self.evidence.is_gone(node))
+    }
+
+    /// Stands for election now, whatever lease runs: those vote for it whose evidence says that the
+    /// leader is gone ([`crate::Evidence`]), or whose lease is over. Returns once it was asked for;
+    /// a leader, or a replica that only listens, does not stand.
+    pub async fn stand(&self) -> Result<(), Error> {
+        let asked = self.raft.trigger().elect(false).await;
+        asked.map_err(|fatal| Error::Stopped(fatal.to_string()))
     }
 
     /// Hands a command to the group; `done` is called once, with its outcome. Only the leader

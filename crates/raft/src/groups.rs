@@ -12,6 +12,7 @@ use stemedb_wal::Wal;
 use tokio::sync::Semaphore;
 
 use crate::Error;
+use crate::evidence::Evidence;
 use crate::group::{Group, GroupOptions};
 use crate::inbound::{kinds, not_here};
 use crate::replay::Replay;
@@ -34,6 +35,8 @@ pub struct GroupsOptions {
     pub replay: Replay,
     /// What the disks can still take.
     pub space: Space,
+    /// What the node knows of leaders that are gone.
+    pub evidence: Arc<dyn Evidence>,
 }
 
 /// The replicas of a node. Cheap to clone.

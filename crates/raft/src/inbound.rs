@@ -86,7 +86,9 @@ impl Group {
                 Ok(encode_append_response(&answer))
             }
             kinds::VOTE => {
-                let request = decode_vote_request(payload).map_err(broken)?;
+                let mut request = decode_vote_request(payload).map_err(broken)?;
+                // The word for "the leader itself wants this": that it is gone will do as well.
+                request.leadership_transfer |= self.lost_its_leader();
                 let answer = self.raft.vote(request).await.map_err(stopped)?;
                 Ok(encode_vote_response(&answer))
             }

@@ -29,6 +29,7 @@
 //! | `group` | one replica of one group: propose, read, watch |
 //! | `members` | who is a member of a group, and how that changes |
 //! | `queue` | commands and reads that wait together travel together |
+//! | `evidence` | what lets a vote past the lease of a leader that is gone |
 //! | `damage` | what a replica found damaged of its own, and what its marks say it lost |
 //! | `groups` | all replicas of a node, by group |
 //! | `runtime`, `transport` | the seams: tasks, threads and chance; the network |
@@ -45,15 +46,14 @@
 //! snapshot finds the entries behind it. A log that grows by several times its bound during
 //! one snapshot makes that follower need another.
 //!
-//! Left out until their parts: failover by evidence, lease reads, heartbeats
-//! coalesced over groups. The first costs up to 3.5 s without
-//! a leader after a crash (timers: 1 to 1.5 s of lease and as much again of
-//! patience).
+//! A leader whose node is gone is given up on evidence (`evidence`); where there is none, by timers: 1.5 s
+//! of lease and 1 to 1.5 s of patience.
 
 mod applier;
 mod closing;
 mod codec;
 mod damage;
+mod evidence;
 mod group;
 mod groups;
 mod inbound;
@@ -80,6 +80,7 @@ mod suite_tests;
 
 pub use applier::Applied;
 pub use damage::{Damage, Part, applied_entry};
+pub use evidence::{Evidence, NoEvidence};
 pub use group::{Group, GroupOptions, Leadership, Position, ReadView};
 pub use groups::{Groups, GroupsOptions};
 pub use inbound::{Kind, kinds};

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use stemedb_raft::{Groups, Transport, runtime};
+use stemedb_raft::{Evidence, Groups, Transport, runtime};
 use stemedb_rpc::{
     ChunkError, Down, Envelope, Error, Lane, NotSent, Reply, SnapshotChunks, Unknown,
 };
@@ -78,6 +78,8 @@ struct State {
     weather: Weather,
     /// From, to.
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// Who believes of whom that it is gone.
+    rumours: BTreeSet<(NodeId, NodeId)>,
     there: BTreeMap<NodeId, Endpoint>,
     traffic: Traffic,
     forgotten: Forgotten,
@@ -103,6 +105,7 @@ impl Net {
             draw,
             weather: Weather::FAIR,
             cut: BTreeSet::new(),
+            rumours: BTreeSet::new(),
             there: BTreeMap::new(),
             traffic: Traffic::default(),
             forgotten: Forgotten::default(),
@@ -125,9 +128,26 @@ impl Net {
         self.state().cut.insert((from, to));
     }
 
-    /// Lets everything through again.
+    /// Lets everything through again, and ends all rumours.
     pub fn heal(&self) {
-        self.state().cut.clear();
+        let mut state = self.state();
+        state.cut.clear();
+        state.rumours.clear();
+    }
+
+    /// One node believes of another that it is gone, from now on.
+    pub fn spread(&self, who: NodeId, of: NodeId) {
+        self.state().rumours.insert((who, of));
+    }
+
+    /// Nobody believes that of a node any more.
+    pub fn hush(&self, of: NodeId) {
+        self.state().rumours.retain(|(_, other)| *other != of);
+    }
+
+    /// What a node believes.
+    pub fn belief(&self, who: NodeId) -> Belief {
+        Belief { net: self.clone(), who }
     }
 
     /// A node is there from now on.
@@ -212,6 +232,18 @@ impl Net {
                 drop(reply);
             }
         });
+    }
+}
+
+/// A node's evidence of who is gone: rumours, true or not.
+pub struct Belief {
+    net: Net,
+    who: NodeId,
+}
+
+impl Evidence for Belief {
+    fn is_gone(&self, node: NodeId) -> bool {
+        self.net.state().rumours.contains(&(self.who, node))
     }
 }
 

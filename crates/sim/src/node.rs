@@ -270,6 +270,7 @@ impl Node {
                 group: GROUP_OPTIONS,
                 replay: Replay::default(),
                 space: Space::default(),
+                evidence: Arc::new(world.net.belief(id)),
             };
             let life = Life { process: process.clone(), wal: wal.clone(), groups, options };
             // From here on peers may ask: what is not open yet is not here.

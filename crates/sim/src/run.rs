@@ -137,6 +137,8 @@ enum Act {
     Start(usize),
     Resume(usize),
     Heal,
+    /// Nobody believes any more that this node is gone.
+    Hush(NodeId),
     Clear,
     Quicken(usize),
     Move,
@@ -391,6 +393,7 @@ impl Cluster {
                 }
             }
             Act::Heal => self.world.net.heal(),
+            Act::Hush(node) => self.world.net.hush(node),
             Act::Clear => self.world.net.set_weather(Weather::FAIR),
             Act::Move => self.move_on().await,
             Act::Quicken(number) => self.nodes[number].set_sync_us(100..=400),

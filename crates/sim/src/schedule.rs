@@ -160,6 +160,13 @@ pub enum Fault {
         /// Says where.
         place: u64,
     },
+    /// Nodes believe that a leader is gone, whether it is or not, and one of them stands for election.
+    Rumour {
+        /// Of which group.
+        group: usize,
+        /// How long they believe it.
+        for_ms: u64,
+    },
 }
 
 impl Fault {
@@ -187,6 +194,7 @@ impl Fault {
             Fault::Relay { .. } => "those who know more lose power",
             Fault::Rival { .. } => "meta leader alone, a node joins or leaves",
             Fault::BadSector { .. } => "sector can't be read",
+            Fault::Rumour { .. } => "leader believed to be gone",
         }
     }
 }
@@ -241,9 +249,30 @@ impl Schedule {
             events.push(Event { at_ms, fault: fault(kind, nodes, &mut draw) });
             at_ms += 1 + draw.below(2 * between_ms);
         }
+        spread_rumours(seed, chaos_ms, &mut events);
         Self { seed, nodes, shards, clients, chaos_ms, events }
     }
 }
+
+/// Adds false evidence (and true, where the leader is cut off anyway) to the runs of some seeds. From a
+/// stream of its own, so that all else of a seed is what it was before there were rumours.
+fn spread_rumours(seed: u64, chaos_ms: u64, events: &mut Vec<Event>) {
+    let mut draw = Draw::new(seed ^ RUMOURS);
+    if !draw.one_in(3) {
+        return;
+    }
+    let between_ms = draw.range(50..=600);
+    let mut at_ms = 500 + draw.below(between_ms);
+    while at_ms < chaos_ms {
+        let fault = Fault::Rumour { group: draw.below(3) as usize, for_ms: draw.range(5..=400) };
+        events.push(Event { at_ms, fault });
+        at_ms += 1 + draw.below(2 * between_ms);
+    }
+    events.sort_by_key(|event| event.at_ms);
+}
+
+/// Makes the stream of a seed's rumours another than that of all else.
+const RUMOURS: u64 = 0x7275_6d6f_7572;
 
 const KINDS: u64 = 22;
 

@@ -25,6 +25,7 @@ use crate::disk::Living;
 use crate::founding::Description;
 use crate::held::Held;
 use crate::identity::IdentityFiles;
+use crate::liveness::Liveness;
 use crate::options::{Auth, Fatal};
 use crate::quarantine::Quarantine;
 use crate::volumes::Disks;
@@ -74,6 +75,8 @@ pub(crate) struct Core {
     pub(crate) replay: Replay,
     /// What the disks can take, here and at peers.
     pub(crate) disks: Disks,
+    /// Which members are there, as this node sees.
+    pub(crate) liveness: Liveness,
     identity: Mutex<IdentityFiles>,
     living_log: Mutex<Living>,
     plane: OnceLock<Arc<Plane>>,
@@ -151,6 +154,7 @@ impl Core {
             findings: parts.findings,
             replay: Replay::default(),
             disks: parts.disks,
+            liveness: Liveness::default(),
             identity: Mutex::new(parts.identity),
             living_log: Mutex::default(),
             plane: OnceLock::new(),
@@ -195,6 +199,7 @@ impl Core {
             group: self.group_options,
             replay: self.replay.clone(),
             space: self.disks.space.clone(),
+            evidence: Arc::new(self.liveness.clone()),
         })
     }
 

@@ -21,6 +21,7 @@
 //! | `life` | what a member does, from its start to its end |
 //! | `moving`, `rebalance` | brings groups to the layout; has the layout follow the members |
 //! | `handover` | gives leaderships away |
+//! | `liveness`, `failover` | which members are there; another leads where the leader is gone |
 //! | `reconcile` | layout, what is held and what is set aside → which groups to open and close (pure) |
 //! | `held` | which replicas this node holds, on disk |
 //! | `quarantine`, `damage` | replicas whose bytes are damaged: judged, set aside, remembered |
@@ -50,12 +51,14 @@ mod disk;
 mod entering;
 mod error;
 mod execute;
+mod failover;
 mod founding;
 mod front;
 mod handover;
 mod held;
 mod identity;
 mod life;
+mod liveness;
 mod meta_call;
 mod monitor;
 mod moving;

@@ -22,6 +22,7 @@ use crate::Error;
 use crate::auth::{hash_of, is_key, make_key, may_make};
 use crate::core::{Core, Parts, Phase, now_ms};
 use crate::damage::{Findings, act_on_findings, repair_command};
+use crate::failover::succeed_leaders;
 use crate::founding::Description;
 use crate::front::{
     AdminAnswer, AdminCall, Admission, Answered, Call, ClusterStatus, Credential, Front, Need,
@@ -30,6 +31,7 @@ use crate::front::{
 use crate::held::Held;
 use crate::identity::{Identity, IdentityFiles};
 use crate::life::live;
+use crate::liveness::watch_peers;
 use crate::monitor::monitor;
 use crate::moving::move_members;
 use crate::options::{Fatal, NodeOptions, StartError};
@@ -165,6 +167,8 @@ impl Node {
         core.set_plane(Arc::new(plane.map_err(|cause| StartError::Network(cause.to_string()))?));
         core.tasks.spawn(live(core.clone()));
         core.tasks.spawn(move_members(core.clone()));
+        core.tasks.spawn(watch_peers(core.clone()));
+        core.tasks.spawn(succeed_leaders(core.clone()));
         core.tasks.spawn(monitor(core.clone()));
         core.tasks.spawn(act_on_findings(core.clone(), found));
         scrub::start(&core, options.scrub_period);

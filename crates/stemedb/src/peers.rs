@@ -17,13 +17,15 @@ use tokio::time::Instant;
 use crate::admit::Glance;
 use crate::core::{Core, now_ms};
 use crate::execute::Sink;
+use crate::failover::decode_node;
 use crate::founding::{Description, Proposal, Verdict, judge};
 use crate::front::{Need, Op};
 use crate::identity::Identity;
 use crate::wire::{
-    APPLIED, CALL, DESCRIBE, DISK, FORGOTTEN, FOUNDED, JOIN, KEY, LED, META, PROPOSE, READ_INDEX,
-    Welcome, WireCall, WireMeta, decode_key_question, decode_level, decode_replica, decode_wait,
-    encode_bool, encode_index_option, encode_led, encode_meta_result, encode_op_result,
+    APPLIED, CALL, DESCRIBE, DISK, FORGOTTEN, FOUNDED, JOIN, KEY, LED, LOST, META, PING, PROPOSE,
+    READ_INDEX, Welcome, WireCall, WireMeta, decode_key_question, decode_level, decode_replica,
+    decode_wait, encode_bool, encode_index_option, encode_led, encode_meta_result,
+    encode_op_result,
 };
 use crate::{Error, Unavailable};
 
@@ -59,6 +61,9 @@ impl Handler for Peers {
         let Some((message, reply)) = core.groups.take(message, reply) else { return };
         if message.kind == CALL {
             return core.take_call(message.payload, reply);
+        }
+        if message.kind == PING {
+            return reply.ok(Bytes::new());
         }
         // Ends with the node, which waits for it: a task that held on to the disks any longer would
         // keep a restart in the same process from opening them.
@@ -187,6 +192,10 @@ impl Core {
             FORGOTTEN => {
                 let (group, replica) = decode_replica(&message.payload).map_err(payload)?;
                 Ok(encode_bool(self.has_forgotten(group, replica, deadline).await))
+            }
+            LOST => {
+                let leader = decode_node(&message.payload).map_err(payload)?;
+                Ok(self.lost(leader).await.encode())
             }
             DESCRIBE => self.describe(),
             PROPOSE => self.hear_proposal(from, &message.payload),

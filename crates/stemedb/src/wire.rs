@@ -10,6 +10,8 @@
 //! | `DISK` | my disks can take this much | heard |
 //! | `LED` | which groups do you lead, with which members? | a list of [`Led`] |
 //! | `FORGOTTEN` | is this replica no member of its group any more? | yes or no |
+//! | `PING` | are you there? | yes |
+//! | `LOST` | have you lost this node, too? | a [`crate::failover::Lost`] |
 //! | `DESCRIBE` | who are you? (to a blank node) | a description |
 //! | `PROPOSE` | will you found this cluster? | yes, or an error |
 //! | `FOUNDED` | all have said yes | done |
@@ -44,6 +46,8 @@ pub(crate) const DESCRIBE: Kind = 40;
 pub(crate) const PROPOSE: Kind = 41;
 pub(crate) const FOUNDED: Kind = 42;
 pub(crate) const JOIN: Kind = 43;
+pub(crate) const PING: Kind = 50;
+pub(crate) const LOST: Kind = 51;
 
 const VERSION: u8 = 1;
 

@@ -6,8 +6,9 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -63,11 +64,29 @@ async fn read_back(node: &Node, name: &str, count: usize) {
 /// How often a text stands in the files of a folder.
 fn occurrences(dir: &Path, text: &[u8]) -> usize {
     let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let count = |path: std::path::PathBuf| {
+    let count = |path: PathBuf| {
         let bytes = std::fs::read(path).unwrap_or_default();
         bytes.windows(text.len()).filter(|window| *window == text).count()
     };
     files.filter(|path| path.is_file()).map(count).sum()
+}
+
+/// The segments of a log.
+fn segments(log: &Path) -> BTreeSet<PathBuf> {
+    let files = std::fs::read_dir(log).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|ending| ending == "wal")).collect()
+}
+
+fn logs_of(places: &[common::Place]) -> Vec<PathBuf> {
+    places.iter().map(|place| place.dir.path().join("wal")).collect()
+}
+
+/// Waits until logs have none of their early segments any more, so that nobody can be sent them.
+async fn until_cut(logs: &[PathBuf], early: &[BTreeSet<PathBuf>]) {
+    until("what was missed first is cut off the logs", || {
+        logs.iter().zip(early).all(|(log, early)| early.is_disjoint(&segments(log)))
+    })
+    .await;
 }
 
 fn leads(node: &Node) -> u32 {
@@ -83,9 +102,11 @@ async fn a_node_behind_a_cut_log_is_caught_up_by_a_snapshot_while_writes_go_on()
     let late = nodes.remove(2);
     late.shutdown().await;
     drop(late);
+    let logs = logs_of(&places[..2]);
+    write(&nodes, "early", 2).await;
+    let early = logs.iter().map(|log| segments(log)).collect::<Vec<_>>();
     write(&nodes, "during", 800).await;
-    // The log is looked at once a second, flushed the first time and cut the second.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    until_cut(&logs, &early).await;
 
     // It comes back while others write; what it missed did not come as log entries.
     let stopped = Arc::new(AtomicBool::new(false));
@@ -102,21 +123,26 @@ async fn a_node_behind_a_cut_log_is_caught_up_by_a_snapshot_while_writes_go_on()
     nodes.push(start_with(&places[2], &places, low).await);
     ready(&nodes).await;
     let log = places[2].dir.path().join("wal");
-    assert_eq!(occurrences(&log, b"<value of during-0001>"), 0, "it was sent the log");
+    assert_eq!(occurrences(&log, b"<value of early-0001>"), 0, "it was sent the log");
     stopped.store(true, Ordering::Relaxed);
     let rounds = writing.await.unwrap();
 
     // Each of the others goes in turn; what is left has it all, also where the late one leads.
     let mut led_by_the_late = 0;
-    for gone in [0, 1, 0] {
+    for round in 0..8 {
+        if round >= 3 && led_by_the_late > 0 {
+            break;
+        }
+        let gone = round % 2;
         let node = nodes.remove(gone);
         node.shutdown().await;
         drop(node);
         for node in &nodes {
             read_back(node, "before", 60).await;
+            read_back(node, "early", 2).await;
             read_back(node, "during", 800).await;
-            for round in 0..rounds {
-                read_back(node, &format!("meanwhile{round:04}"), 30).await;
+            for written in 0..rounds {
+                read_back(node, &format!("meanwhile{written:04}"), 30).await;
             }
         }
         led_by_the_late += leads(&nodes[1]);
@@ -255,13 +281,15 @@ async fn a_snapshot_over_a_line_that_breaks_goes_on_where_it_was_while_writes_go
     drop(late);
     let bucket = nodes[0].bucket("demo", "b").await.unwrap();
     const COUNT: u64 = 600;
+    bucket.put("early", noise("early-0001")).await.unwrap();
+    let logs = logs_of(&places[..2]);
+    let early = logs.iter().map(|log| segments(log)).collect::<Vec<_>>();
     for number in 0..COUNT {
         let key = format!("during-{number:04}");
         bucket.put(key.clone(), noise(&key)).await.unwrap();
     }
     let bytes = COUNT * 4096;
-    // The log is looked at once a second, flushed the first time and cut the second.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    until_cut(&logs, &early).await;
 
     line.bytes_max.store(bytes / 4, Ordering::Relaxed);
     line.carried.store(0, Ordering::Relaxed);
@@ -283,7 +311,7 @@ async fn a_snapshot_over_a_line_that_breaks_goes_on_where_it_was_while_writes_go
     let (carried, breaks) =
         (line.carried.load(Ordering::Relaxed), line.breaks.load(Ordering::Relaxed));
     let log = places[2].dir.path().join("wal");
-    assert_eq!(occurrences(&log, b"<value of during-0001>"), 0, "it was sent the log");
+    assert_eq!(occurrences(&log, b"<value of early-0001>"), 0, "it was sent the log");
     assert!(breaks >= 3, "{breaks} breaks, {carried} bytes");
     assert!(carried > bytes, "{carried} of {bytes}");
     assert!(carried < 2 * bytes, "{carried} bytes were carried for {bytes}, over {breaks} breaks");

@@ -114,6 +114,7 @@ impl Cluster {
                 return self.join_or_leave().await;
             }
             Fault::BadSector { node, place } => return self.spoil(node, place),
+            Fault::Rumour { group, for_ms } => return self.rumour(group, for_ms).await,
         }
         true
     }
@@ -304,6 +305,28 @@ impl Cluster {
         }
         let soon_ms = self.draw.range(1..=30);
         self.after(soon_ms, Act::Start(first));
+    }
+
+    /// Some of a group's voters believe that its leader is gone, and one of them stands.
+    async fn rumour(&mut self, group: usize, for_ms: u64) -> bool {
+        let group = self.groups[group % self.groups.len()];
+        let Some((leader, voters)) = self.voters(group) else { return false };
+        let others: Vec<usize> = voters.into_iter().filter(|voter| *voter != leader).collect();
+        let (net, about) = (self.world.net.clone(), self.nodes[leader].id);
+        for other in &others {
+            if !self.draw.one_in(8) {
+                net.spread(self.nodes[*other].id, about);
+            }
+        }
+        self.after(for_ms, Act::Hush(about));
+        let candidates = self.open_replicas(group);
+        let candidates: Vec<_> = candidates.iter().filter(|(n, _)| others.contains(n)).collect();
+        if candidates.is_empty() {
+            return false;
+        }
+        let (_, candidate) = candidates[self.draw.below(candidates.len() as u64) as usize];
+        let _ = candidate.stand().await;
+        true
     }
 
     fn isolate(&self, node: usize) {

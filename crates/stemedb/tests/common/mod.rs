@@ -12,7 +12,7 @@ use stemedb::meta::NodeAddresses;
 use stemedb::{Auth, Front, Gossip, Node, NodeOptions, StartError, bind_gossip};
 use zeroize::Zeroizing;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const SECRET: &[u8] = b"a secret of the tests";
 
 /// Where one node of a test lives: its ports stay the same over its restarts.
