@@ -73,7 +73,12 @@ impl GroupOptions {
     fn to_config(self, group: GroupId) -> Result<Arc<openraft::Config>, Error> {
         let config = openraft::Config {
             cluster_name: format!("group-{group}"),
-            heartbeat_interval: self.heartbeat_interval_ms,
+            // We give the beat (`pulse`). This is how long one may go unanswered, and its thirteen
+            // 64ths are openraft's grain of time: each group wakes so often.
+            enable_heartbeat: false,
+            heartbeat_interval: (self.heartbeat_interval_ms * 2)
+                .min(self.election_timeout_min_ms.saturating_sub(1)),
+            heartbeat_min_interval: Some(suppression_ms(self)),
             election_timeout_min: self.election_timeout_min_ms,
             election_timeout_max: self.election_timeout_max_ms,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
@@ -92,6 +97,14 @@ impl GroupOptions {
         let config = config.validate().map_err(|cause| Error::Stopped(cause.to_string()))?;
         Ok(Arc::new(config))
     }
+}
+
+/// How long after entries a follower is sent no heartbeat: as long as openraft allows with its own
+/// beat, which we don't use, and at most a beat of ours.
+fn suppression_ms(options: GroupOptions) -> u64 {
+    let beat_ms = options.heartbeat_interval_ms * 2;
+    let bound_ms = options.election_timeout_min_ms.saturating_sub(beat_ms + beat_ms / 4 + 1);
+    bound_ms.min(options.heartbeat_interval_ms)
 }
 
 /// Who leads a group, as this replica sees it.
@@ -242,6 +255,12 @@ impl Group {
     pub(crate) fn lost_its_leader(&self) -> bool {
         let leader = *self.leadership.borrow();
         matches!(leader, Leadership::There(node) if self.evidence.is_gone(node))
+    }
+
+    /// Tells the followers that this leader is there, but those that heard of it just now.
+    pub(crate) async fn beat(&self) {
+        // A group that has stopped is found by whoever looks for it.
+        let _ = self.raft.trigger().heartbeat().await;
     }
 
     /// Stands for election now, whatever lease runs: those vote for it whose evidence says that the

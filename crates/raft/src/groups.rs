@@ -1,7 +1,8 @@
 //! All replicas of a node, by group.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Once, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -15,7 +16,9 @@ use crate::Error;
 use crate::evidence::Evidence;
 use crate::group::{Group, GroupOptions};
 use crate::inbound::{kinds, not_here};
+use crate::pulse::beat;
 use crate::replay::Replay;
+use crate::runtime::spawn;
 use crate::sending::Transfers;
 use crate::space::Space;
 use crate::transport::Transport;
@@ -39,10 +42,15 @@ pub struct GroupsOptions {
     pub evidence: Arc<dyn Evidence>,
 }
 
+/// Open replicas, by group.
+pub(crate) type Open = RwLock<BTreeMap<GroupId, Group>>;
+
 /// The replicas of a node. Cheap to clone.
 #[derive(Clone)]
 pub struct Groups {
-    open: Arc<RwLock<BTreeMap<GroupId, Group>>>,
+    open: Arc<Open>,
+    /// Their heart beats.
+    beats: Arc<Once>,
     transfers: Transfers,
     /// Replays that may run at a time: one for each core.
     turns: Arc<Semaphore>,
@@ -52,7 +60,8 @@ impl Default for Groups {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let turns = Arc::new(Semaphore::new(cores));
-        Self { open: Arc::default(), transfers: Transfers::default(), turns }
+        let beats = Arc::new(Once::new());
+        Self { open: Arc::default(), beats, transfers: Transfers::default(), turns }
     }
 }
 
@@ -73,6 +82,10 @@ impl Groups {
     ) -> Result<Group, Error> {
         // One that is open already would go on beside it, out of everybody's reach.
         self.close_one(group).await;
+        self.beats.call_once(|| {
+            let every = Duration::from_millis(options.group.heartbeat_interval_ms);
+            spawn(beat(Arc::downgrade(&self.open), every));
+        });
         let transfers = self.transfers.clone();
         let opened = Group::open(group, replica, options, &self.turns, transfers).await?;
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);

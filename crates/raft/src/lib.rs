@@ -29,6 +29,7 @@
 //! | `group` | one replica of one group: propose, read, watch |
 //! | `members` | who is a member of a group, and how that changes |
 //! | `queue` | commands and reads that wait together travel together |
+//! | `pulse` | heartbeats of all groups, together |
 //! | `evidence` | what lets a vote past the lease of a leader that is gone |
 //! | `damage` | what a replica found damaged of its own, and what its marks say it lost |
 //! | `groups` | all replicas of a node, by group |
@@ -60,6 +61,7 @@ mod inbound;
 mod log_store;
 mod members;
 mod network;
+mod pulse;
 mod queue;
 mod replay;
 pub mod runtime;
