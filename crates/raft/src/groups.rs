@@ -12,6 +12,7 @@ use stemedb_wal::Wal;
 use tokio::sync::Semaphore;
 
 use crate::Error;
+use crate::clock::Clock;
 use crate::group::{Group, GroupOptions};
 use crate::inbound::{kinds, not_here};
 use crate::replay::Replay;
@@ -34,6 +35,8 @@ pub struct GroupsOptions {
     pub replay: Replay,
     /// What the disks can still take.
     pub space: Space,
+    /// Where time is read that leases and ages are measured by.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// The replicas of a node. Cheap to clone.

@@ -17,7 +17,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::core::{Core, Phase, locked};
 use crate::execute::Sink;
-use crate::front::{Admission, Answered, Call, Door, Op, OpAnswer};
+use crate::front::{Admission, Answered, Call, Consistency, Door, Op, OpAnswer};
+use crate::reading::Asked;
 use crate::router::{Route, route};
 use crate::wire::{CALL, WireCall, decode_op_result};
 use crate::{Error, Unavailable};
@@ -31,7 +32,7 @@ const REROUTE_INTERVAL: Duration = Duration::from_millis(50);
 const DEADLINE_MAX: Duration = Duration::from_secs(3600);
 
 /// What one try gave.
-enum Tried {
+pub(crate) enum Tried {
     /// The caller's answer.
     Done(Result<OpAnswer, Error>, NodeId),
     /// Certainly not applied: another node may take it.
@@ -40,7 +41,7 @@ enum Tried {
 
 impl Core {
     pub(crate) async fn call(&self, call: Call) -> Result<Answered, Error> {
-        let Call { admission, door, deadline, bucket, op } = call;
+        let Call { admission, door, deadline, bucket, op, consistency } = call;
         let begun = Instant::now();
         let deadline = begun + deadline.min(DEADLINE_MAX);
         let patience = deadline.min(begun + LEADERLESS_WAIT_MAX);
@@ -48,10 +49,40 @@ impl Core {
             return Err(Error::Internal("a data call without a project".to_owned()));
         };
         let shard = self.group_of(*project, &bucket)?;
+        if let Op::Read(read) = &op
+            && consistency != Consistency::Linearizable
+        {
+            let asked = Asked { admission: &admission, door, deadline, shard, bucket: &bucket };
+            if let Some(answered) = self.read_weaker(&asked, read, consistency).await {
+                return answered;
+            }
+        }
         loop {
-            let tried = match self.route(shard) {
+            let route = self.route(shard);
+            if let Op::Read(read) = &op
+                && route != Route::Here
+            {
+                let asked = Asked { admission: &admission, door, deadline, shard, bucket: &bucket };
+                match self.try_as_a_follower(&asked, read).await {
+                    Some(Tried::Done(answer, node)) => {
+                        let served_by = self.name_of(node);
+                        return answer.map(|answer| Answered { answer, served_by });
+                    }
+                    // Nobody leads for now.
+                    Some(Tried::Elsewhere(_)) if Instant::now() < patience => {
+                        self.wait_for_leader(shard, patience).await;
+                        continue;
+                    }
+                    Some(Tried::Elsewhere(_)) => {
+                        return Err(Error::unavailable(Unavailable::NoQuorum));
+                    }
+                    None => {}
+                }
+            }
+            let tried = match route {
                 Route::Here => {
-                    self.try_here(&admission, bucket.clone(), op.clone(), deadline).await
+                    let (bucket, op) = (bucket.clone(), op.clone());
+                    self.try_here(&admission, bucket, op, deadline).await
                 }
                 // Without an address there is nobody to send the caller to.
                 Route::To(node) if door == Door::Own => {
@@ -67,6 +98,7 @@ impl Core {
                         deadline_ms: left_ms(deadline),
                         bucket: bucket.clone(),
                         op: op.clone(),
+                        consistency: Consistency::Linearizable,
                     };
                     self.try_there(node, wire, deadline).await
                 }
@@ -102,7 +134,7 @@ impl Core {
         };
     }
 
-    fn name_of(&self, node: NodeId) -> String {
+    pub(crate) fn name_of(&self, node: NodeId) -> String {
         if node == self.node {
             return self.description.name.clone();
         }
@@ -120,7 +152,7 @@ impl Core {
         let writes = matches!(op, Op::Write(_));
         let (tell, told) = oneshot::channel();
         let sink: Sink = Box::new(move |result| drop(tell.send(result)));
-        self.execute(&admission.caller, bucket, op, sink);
+        self.execute(&admission.caller, bucket, op, Consistency::Linearizable, sink);
         let result = match timeout_at(deadline, told).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) | Err(_) => Err(unanswered(writes)),
@@ -128,7 +160,7 @@ impl Core {
         self.settle(result, self.node)
     }
 
-    async fn try_there(&self, node: NodeId, call: WireCall, deadline: Instant) -> Tried {
+    pub(crate) async fn try_there(&self, node: NodeId, call: WireCall, deadline: Instant) -> Tried {
         let writes = matches!(call.op, Op::Write(_));
         let plane = match self.plane() {
             Ok(plane) => plane,
@@ -160,7 +192,7 @@ impl Core {
         self.settle(result, node)
     }
 
-    fn settle(&self, result: Result<OpAnswer, Error>, node: NodeId) -> Tried {
+    pub(crate) fn settle(&self, result: Result<OpAnswer, Error>, node: NodeId) -> Tried {
         match result {
             Err(Error::NotOwner { owner }) => {
                 Tried::Elsewhere(owner.and_then(|owner| self.node_at(&owner)))
@@ -195,7 +227,7 @@ fn unanswered(writes: bool) -> Error {
     if writes { Error::OutcomeUnknown } else { Error::unavailable(Unavailable::NoQuorum) }
 }
 
-fn left_ms(deadline: Instant) -> u64 {
+pub(crate) fn left_ms(deadline: Instant) -> u64 {
     let left = deadline.saturating_duration_since(Instant::now());
     u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
 }
