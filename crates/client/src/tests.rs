@@ -190,7 +190,8 @@ async fn a_write_to_nobody_was_not_applied_and_a_read_goes_on_to_the_next_addres
     let none: Sleep = Arc::new(|_| Box::pin(async {}));
     let both = Client::builder(nobody).also(&server.url).sleep(none).build().unwrap();
     let value = both.get(&bucket(), &key(b"k")).await.unwrap().unwrap();
-    let wanted = Value { bytes: "v".into(), mod_revision: 5, create_revision: 4, version: 2 };
+    let (bytes, mod_revision, create_revision) = ("v".into(), 5, 4);
+    let wanted = Value { bytes, mod_revision, create_revision, version: 2, stale_ms: None };
     assert_eq!(value, wanted);
     assert_eq!(server.seen()[0].header("x-api-key"), None);
 }
@@ -369,7 +370,7 @@ async fn a_session_sends_what_it_has_seen_and_a_stale_client_says_how_old_an_ans
         );
         answer("200 OK", &headers, "v")
     };
-    let gone = answer("404 Not Found", "stemedb-revision: 12\r\n", &problem(Slug::NotFound));
+    let gone = problem(Slug::NotFound, "no such key", "stemedb-revision: 12\r\n");
     let script = vec![
         value(7, ""),
         value(9, "stemedb-consistency: session\r\n"),
@@ -379,8 +380,8 @@ async fn a_session_sends_what_it_has_seen_and_a_stale_client_says_how_old_an_ans
         value(13, ""),
     ];
     let server = Server::answering(script).await;
-    let client = client(&server);
-    let (bucket, key) = (bucket(), key());
+    let (client, _) = client(&server.url);
+    let (bucket, key) = (bucket(), key(b"k"));
     let session = client.session();
     assert_eq!(session.seen(&bucket), None);
     let value = session.get(&bucket, &key).await.unwrap().unwrap();
@@ -398,10 +399,9 @@ async fn a_session_sends_what_it_has_seen_and_a_stale_client_says_how_old_an_ans
         .iter()
         .map(|seen| (seen.line.clone(), seen.header("stemedb-revision").map(str::to_owned)))
         .collect();
-    let path = "/v1/kv/default/k";
-    let line = |line: &str, seen: Option<&str>| {
-        (line.replace("PATH", path), seen.map(str::to_owned))
-    };
+    let path = "/v1/kv/b/k";
+    let line =
+        |line: &str, seen: Option<&str>| (line.replace("PATH", path), seen.map(str::to_owned));
     assert_eq!(
         asked,
         [

@@ -36,7 +36,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::Error;
 use crate::clock::Reading;
-use crate::codec::{decode_read_index, encode_read_index};
+use crate::codec::decode_read_index;
 use crate::group::{Group, Leadership};
 use crate::inbound::kinds;
 use crate::lease::Permit;

@@ -19,7 +19,7 @@ use stemedb_machine::meta::{IfExists, MetaAnswer, MetaCommand, MetaState, NewKey
 use stemedb_placement::Goal;
 use stemedb_raft::wal::{Error as LogError, StreamId};
 use stemedb_raft::{Group, Leadership};
-use stemedb_types::{GroupId, NodeId, Replica, ReplicaId};
+use stemedb_types::{GroupId, Replica, ReplicaId};
 use tokio::time::{Instant, timeout};
 
 use crate::auth::{hash_of, is_key, make_key};

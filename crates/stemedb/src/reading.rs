@@ -219,7 +219,7 @@ impl Core {
         read: &Read,
         consistency: Consistency,
     ) -> Option<Result<Answered, Error>> {
-        for node in self.holders(asked.shard) {
+        for node in self.nodes_that_hold(asked.shard) {
             let wire = WireCall {
                 credential: asked.admission.credential.clone(),
                 project: asked.admission.caller.project.as_ref().map(|(_, name)| name.clone()),
@@ -239,7 +239,7 @@ impl Core {
     }
 
     /// The nodes that hold a shard, whoever is thought to lead it first.
-    fn holders(&self, shard: ShardId) -> Vec<NodeId> {
+    fn nodes_that_hold(&self, shard: ShardId) -> Vec<NodeId> {
         let state = self.meta.load();
         let replicas = state.layout.replicas(shard.group()).unwrap_or_default();
         let mut holders: Vec<NodeId> = replicas.iter().map(|replica| replica.node).collect();
