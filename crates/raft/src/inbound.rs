@@ -100,11 +100,15 @@ impl Group {
             }
             kinds::VOTE => {
                 let request = decode_vote_request(payload).map_err(broken)?;
-                // A leader that asks for an heir has given its lease up.
-                if self.leases.holds_votes().is_some() && !request.leadership_transfer {
+                if self.leases.holds_votes().is_some() {
                     return Err(promised());
                 }
                 let answer = self.raft.vote(request).await.map_err(stopped)?;
+                if answer.vote_granted {
+                    // Whoever gets this vote may lead as soon as it hears of it: a leader that was
+                    // deposed and votes has no lease any more, whatever its clocks say.
+                    self.leases.give_up(answer.vote.leader_id.term.saturating_sub(1));
+                }
                 Ok(encode_vote_response(&answer))
             }
             kinds::PRE_VOTE => {

@@ -15,6 +15,7 @@
 //! | what | met by |
 //! |---|---|
 //! | a leader hands over: voters let its heir past the lease | [`Leases::give_up`]: no lease in that term any more |
+//! | a leader hears of a higher term, steps down and votes itself | the same, before its vote leaves |
 //! | a voter restarts, and has forgotten whom it heard | it neither votes nor stands for one such time ([`Leases::holds_votes`]) |
 //! | a voter of another read mode: it may vote early | it does not mark its answers ([`promise`]), and one such voter ends leases |
 //!
@@ -346,6 +347,18 @@ mod tests {
         assert!(leases.current().is_none(), "the heir may still be on its way");
         leases.renew(5, clock.now(), voters());
         assert!(leases.current().is_some());
+    }
+
+    #[test]
+    fn a_leader_that_votes_for_another_has_no_lease_whatever_its_clocks_say() {
+        let (leases, clock) = leases();
+        leases.renew(4, clock.now(), voters());
+        let permit = permit(&leases).expect("it holds");
+        // It was told of term 6 and stepped down; it grants a vote in that term.
+        leases.give_up(5);
+        assert!(!permit.holds() && leases.current().is_none());
+        leases.renew(6, clock.now(), voters());
+        assert!(leases.current().is_some(), "it was elected itself, later");
     }
 
     #[test]
