@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! here ─► execute            there ─► one message with the caller's key ─► execute
+//! a read, and a replica is here ─► read it here, as the leader confirms
 //! ```
 //!
 //! Only the origin retries, inside the caller's deadline, and a write only after an
@@ -49,49 +50,34 @@ impl Core {
             return Err(Error::Internal("a data call without a project".to_owned()));
         };
         let shard = self.group_of(*project, &bucket)?;
+        let asked = Asked { admission: &admission, door, deadline, shard, bucket: &bucket };
         if let Op::Read(read) = &op
             && consistency != Consistency::Linearizable
+            && let Some(answered) = self.read_weaker(&asked, read, consistency).await
         {
-            let asked = Asked { admission: &admission, door, deadline, shard, bucket: &bucket };
-            if let Some(answered) = self.read_weaker(&asked, read, consistency).await {
-                return answered;
-            }
+            return answered;
         }
         loop {
             let route = self.route(shard);
-            if let Op::Read(read) = &op
-                && route != Route::Here
-            {
-                let asked = Asked { admission: &admission, door, deadline, shard, bucket: &bucket };
-                match self.try_as_a_follower(&asked, read).await {
-                    Some(Tried::Done(answer, node)) => {
-                        let served_by = self.name_of(node);
-                        return answer.map(|answer| Answered { answer, served_by });
-                    }
-                    // Nobody leads for now.
-                    Some(Tried::Elsewhere(_)) if Instant::now() < patience => {
-                        self.wait_for_leader(shard, patience).await;
-                        continue;
-                    }
-                    Some(Tried::Elsewhere(_)) => {
-                        return Err(Error::unavailable(Unavailable::NoQuorum));
-                    }
-                    None => {}
+            let as_a_follower = match &op {
+                Op::Read(read) if route != Route::Here => {
+                    self.try_as_a_follower(&asked, read).await
                 }
-            }
-            let tried = match route {
-                Route::Here => {
-                    let (bucket, op) = (bucket.clone(), op.clone());
-                    self.try_here(&admission, bucket, op, deadline).await
+                _ => None,
+            };
+            let tried = match (as_a_follower, route) {
+                (Some(tried), _) => tried,
+                (None, Route::Here) => {
+                    self.try_here(&admission, bucket.clone(), op.clone(), deadline).await
                 }
                 // Without an address there is nobody to send the caller to.
-                Route::To(node) if door == Door::Own => {
+                (None, Route::To(node)) if door == Door::Own => {
                     return Err(match self.http_address(node) {
                         Some(owner) => Error::NotOwner { owner: Some(owner) },
                         None => Error::unavailable(Unavailable::NoQuorum),
                     });
                 }
-                Route::To(node) => {
+                (None, Route::To(node)) => {
                     let wire = WireCall {
                         credential: admission.credential.clone(),
                         project: admission.caller.project.as_ref().map(|(_, name)| name.clone()),
@@ -102,7 +88,7 @@ impl Core {
                     };
                     self.try_there(node, wire, deadline).await
                 }
-                Route::Nowhere => Tried::Elsewhere(None),
+                (None, Route::Nowhere) => Tried::Elsewhere(None),
             };
             match tried {
                 Tried::Done(answer, node) => {
