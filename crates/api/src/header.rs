@@ -4,8 +4,15 @@
 pub const API_KEY: &str = "x-api-key";
 /// Which project a key of the cluster (root, admin, auditor) means; required of those for data.
 pub const PROJECT: &str = "stemedb-project";
-/// The revision an answer shows, or a write took.
+/// The revision an answer shows, or a write took. On a request with `consistency=session`: what the
+/// caller has seen.
 pub const REVISION: &str = "stemedb-revision";
+/// How a read was served that may show less than the newest: `session` or `stale`. A linearizable
+/// answer does not carry it.
+pub const CONSISTENCY: &str = "stemedb-consistency";
+/// Of a stale read: the answer shows everything that was acknowledged so many ms before it was
+/// given, and perhaps more.
+pub const STALE_MS: &str = "stemedb-stale-ms";
 /// The name of the node that served the answer.
 pub const SERVED_BY: &str = "stemedb-served-by";
 /// On 421: the own HTTP address, `host:port`, of the node to ask instead.

@@ -92,7 +92,7 @@ impl Client {
         statements: &[Statement],
     ) -> Result<AssertAnswer, Error> {
         let path = Query::of("/v1/assert").with("bucket", Some(bucket.as_str())).finish();
-        let ask = Ask::new(Kind::Write, Method::POST, path);
+        let ask = Ask::new(Kind::Write, Method::POST, path).about(bucket);
         self.send_json(ask.json(&AssertItems { items: statements.to_vec() })?).await
     }
 
@@ -103,7 +103,7 @@ impl Client {
         options: &QueryOptions,
         cursor: Option<&str>,
     ) -> Result<QueryAnswer, Error> {
-        self.send_json(Ask::get(options.path(bucket, cursor))).await
+        self.send_json(Ask::get(options.path(bucket, cursor)).about(bucket)).await
     }
 
     /// All answers, page after page, at one revision. Ends after the first error.
@@ -129,7 +129,7 @@ impl Client {
         id: &str,
     ) -> Result<Option<Assertion>, Error> {
         let path = Query::of(&format!("/v1/assertions/{id}")).with("bucket", Some(bucket.as_str()));
-        match self.send_json(Ask::get(path.finish())).await {
+        match self.send_json(Ask::get(path.finish()).about(bucket)).await {
             Ok(assertion) => Ok(Some(assertion)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),

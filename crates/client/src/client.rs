@@ -11,6 +11,7 @@ use reqwest::Url;
 use reqwest::header::HeaderValue;
 use stemedb_types::ProjectName;
 
+use crate::reads::Reads;
 use crate::{ApiKey, Error};
 
 /// How long one try may take, from the first byte out to the last byte in.
@@ -25,6 +26,7 @@ pub type Sleep = Arc<dyn Fn(Duration) -> Pin<Box<dyn Future<Output = ()> + Send>
 #[derive(Clone)]
 pub struct Client {
     pub(crate) inner: Arc<Inner>,
+    pub(crate) reads: Reads,
 }
 
 pub(crate) struct Inner {
@@ -120,7 +122,7 @@ impl ClientBuilder {
             project,
             sleep: self.sleep,
         };
-        Ok(Client { inner: Arc::new(inner) })
+        Ok(Client { inner: Arc::new(inner), reads: Reads::default() })
     }
 }
 

@@ -35,6 +35,9 @@ pub struct Value {
     pub create_revision: u64,
     /// 1 for the value that made the key, then one more with each put.
     pub version: u64,
+    /// Of a stale read: it shows everything that was acknowledged so many ms before the answer, or
+    /// more. `None`: as new as was asked for.
+    pub stale_ms: Option<u64>,
 }
 
 /// What a put did.
@@ -70,7 +73,7 @@ impl Client {
     ///
     /// Every [`Error`] but `Unknown` is possible.
     pub async fn get(&self, bucket: &BucketName, key: &Key) -> Result<Option<Value>, Error> {
-        match self.send(Ask::get(key_path(bucket, key)?)).await {
+        match self.send(Ask::get(key_path(bucket, key)?).about(bucket)).await {
             Ok(reply) => value(reply).map(Some),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
@@ -85,7 +88,7 @@ impl Client {
         value: Bytes,
         condition: Condition,
     ) -> Result<Written, Error> {
-        let ask = Ask::new(Kind::Write, Method::PUT, key_path(bucket, key)?);
+        let ask = Ask::new(Kind::Write, Method::PUT, key_path(bucket, key)?).about(bucket);
         let reply = self.send(ask.body(header::OCTET_STREAM, value).condition(condition)?).await?;
         let revision = required(&reply, "etag")?;
         Ok(Written { revision, created: reply.status == 201 })
@@ -98,7 +101,7 @@ impl Client {
         key: &Key,
         condition: Condition,
     ) -> Result<Option<u64>, Error> {
-        let ask = Ask::new(Kind::Write, Method::DELETE, key_path(bucket, key)?);
+        let ask = Ask::new(Kind::Write, Method::DELETE, key_path(bucket, key)?).about(bucket);
         match self.send(ask.condition(condition)?).await {
             Ok(reply) => required(&reply, header::REVISION).map(Some),
             Err(error) if error.is_not_found() => Ok(None),
@@ -122,7 +125,7 @@ impl Client {
             .flag("reverse", options.reverse)
             .number("as_of", options.as_of)
             .with("cursor", cursor);
-        self.send_json(Ask::get(query.finish())).await
+        self.send_json(Ask::get(query.finish()).about(bucket)).await
     }
 
     /// All rows of a scan, page after page, at one revision. Ends after the first error.
@@ -172,6 +175,7 @@ fn value(reply: Reply) -> Result<Value, Error> {
         mod_revision: required(&reply, "etag")?,
         create_revision: required(&reply, header::CREATE_REVISION)?,
         version: required(&reply, header::VERSION)?,
+        stale_ms: reply.number(header::STALE_MS),
         bytes: reply.body,
     })
 }

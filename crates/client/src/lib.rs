@@ -27,6 +27,7 @@
 //! | `error` | what is true when it failed |
 //! | `key` | an API key that is never printed |
 //! | `kv`, `claims`, `keys`, `cluster` | the calls |
+//! | `reads` | how new what is read must be, and what a session has seen |
 
 mod claims;
 mod client;
@@ -36,6 +37,7 @@ mod key;
 mod keys;
 mod kv;
 mod query;
+mod reads;
 mod retry;
 mod send;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use reqwest::{Method, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stemedb_api::{Problem, header};
+use stemedb_types::BucketName;
 use ulid::Ulid;
 
 use crate::error::Refusal;
@@ -29,6 +30,7 @@ pub(crate) struct Ask {
     path_and_query: String,
     headers: HeaderMap,
     body: Bytes,
+    bucket: Option<BucketName>,
 }
 
 /// An answer that came whole.
@@ -47,11 +49,33 @@ impl Ask {
             headers.insert(HeaderName::from_static(header::IDEMPOTENCY_KEY), name);
         }
         let path_and_query = path_and_query.into();
-        Self { kind, method, path_and_query, headers, body: Bytes::new() }
+        Self { kind, method, path_and_query, headers, body: Bytes::new(), bucket: None }
     }
 
     pub(crate) fn get(path_and_query: impl Into<String>) -> Self {
         Self::new(Kind::Read, Method::GET, path_and_query)
+    }
+
+    /// Which bucket it is about.
+    pub(crate) fn about(self, bucket: &BucketName) -> Self {
+        Self { bucket: Some(bucket.clone()), ..self }
+    }
+
+    /// The bucket it reads, if it reads one.
+    pub(crate) fn reads_of(&self) -> Option<&BucketName> {
+        self.bucket.as_ref().filter(|_| self.kind == Kind::Read)
+    }
+
+    /// With one more parameter, as it stands.
+    pub(crate) fn query(mut self, parameter: &str) -> Self {
+        self.path_and_query.push(if self.path_and_query.contains('?') { '&' } else { '?' });
+        self.path_and_query.push_str(parameter);
+        self
+    }
+
+    pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
     }
 
     pub(crate) fn body(mut self, content_type: &'static str, body: Bytes) -> Self {
@@ -88,12 +112,16 @@ impl Client {
     /// Sends a request until it is answered or there is no try left. A status of 400 and above is
     /// an error.
     pub(crate) async fn send(&self, ask: Ask) -> Result<Reply, Error> {
+        let ask = self.mark(ask);
         let mut tries = 0;
         loop {
             tries += 1;
             let missed = match self.send_once(&ask).await {
                 Ok(reply) => match judge(ask.kind, Try::Answered(reply.status)) {
-                    Verdict::Take => return take(ask.kind, reply),
+                    Verdict::Take => {
+                        self.note(ask.bucket.as_ref(), &reply);
+                        return take(ask.kind, reply);
+                    }
                     _ => Missed::by(&reply),
                 },
                 Err(missed) => missed,

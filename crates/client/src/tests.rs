@@ -190,7 +190,8 @@ async fn a_write_to_nobody_was_not_applied_and_a_read_goes_on_to_the_next_addres
     let none: Sleep = Arc::new(|_| Box::pin(async {}));
     let both = Client::builder(nobody).also(&server.url).sleep(none).build().unwrap();
     let value = both.get(&bucket(), &key(b"k")).await.unwrap().unwrap();
-    let wanted = Value { bytes: "v".into(), mod_revision: 5, create_revision: 4, version: 2 };
+    let (bytes, mod_revision, create_revision) = ("v".into(), 5, 4);
+    let wanted = Value { bytes, mod_revision, create_revision, version: 2, stale_ms: None };
     assert_eq!(value, wanted);
     assert_eq!(server.seen()[0].header("x-api-key"), None);
 }
@@ -358,4 +359,58 @@ async fn a_key_that_no_url_can_carry_is_refused_here() {
     let (client, _) = client("http://127.0.0.1:1");
     let refused = client.get(&bucket(), &key(b"..")).await;
     assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_session_sends_what_it_has_seen_and_a_stale_client_says_how_old_an_answer_is() {
+    let value = |revision: u64, more: &str| {
+        let headers = format!(
+            "etag: \"{revision}\"\r\nstemedb-revision: {revision}\r\n\
+             stemedb-create-revision: 1\r\nstemedb-version: 1\r\n{more}"
+        );
+        answer("200 OK", &headers, "v")
+    };
+    let gone = problem(Slug::NotFound, "no such key", "stemedb-revision: 12\r\n");
+    let script = vec![
+        value(7, ""),
+        value(9, "stemedb-consistency: session\r\n"),
+        gone,
+        value(3, "stemedb-consistency: stale\r\nstemedb-stale-ms: 40\r\n"),
+        value(13, ""),
+        value(13, ""),
+    ];
+    let server = Server::answering(script).await;
+    let (client, _) = client(&server.url);
+    let (bucket, key) = (bucket(), key(b"k"));
+    let session = client.session();
+    assert_eq!(session.seen(&bucket), None);
+    let value = session.get(&bucket, &key).await.unwrap().unwrap();
+    assert_eq!(value.stale_ms, None);
+    session.put(&bucket, &key, "w".into(), Condition::Always).await.unwrap();
+    assert_eq!(session.get(&bucket, &key).await.unwrap(), None);
+    assert_eq!(session.seen(&bucket), Some(12), "an absence was seen as well");
+    let stale = client.stale().get(&bucket, &key).await.unwrap().unwrap();
+    assert_eq!(stale.stale_ms, Some(40));
+    client.session_from(&bucket, 13).get(&bucket, &key).await.unwrap();
+    client.get(&bucket, &key).await.unwrap();
+
+    let asked: Vec<_> = server
+        .seen()
+        .iter()
+        .map(|seen| (seen.line.clone(), seen.header("stemedb-revision").map(str::to_owned)))
+        .collect();
+    let path = "/v1/kv/b/k";
+    let line =
+        |line: &str, seen: Option<&str>| (line.replace("PATH", path), seen.map(str::to_owned));
+    assert_eq!(
+        asked,
+        [
+            line("GET PATH?consistency=session", None),
+            line("PUT PATH", None),
+            line("GET PATH?consistency=session", Some("9")),
+            line("GET PATH?consistency=stale", None),
+            line("GET PATH?consistency=session", Some("13")),
+            line("GET PATH", None),
+        ]
+    );
 }

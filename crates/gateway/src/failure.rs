@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, ETAG, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
-use stemedb::{Error, Unavailable};
+use stemedb::{Error, Served, Unavailable};
 use stemedb_api::{Problem, Slug, header};
 use stemedb_types::Revision;
 
@@ -102,6 +102,12 @@ impl Failure {
     /// The same with the two headers of every answer about a bucket.
     pub(crate) fn with_origin(mut self, revision: Revision, served_by: HeaderValue) -> Self {
         respond::origin(&mut self.0.headers, revision, served_by);
+        self
+    }
+
+    /// The same with how the read was served that met it.
+    pub(crate) fn with_served(mut self, served: Option<&Served>) -> Self {
+        respond::served(&mut self.0.headers, served);
         self
     }
 

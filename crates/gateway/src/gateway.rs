@@ -1,7 +1,7 @@
 //! The steps of a request.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::Router;
@@ -133,8 +133,28 @@ impl Inner {
         if uri_bytes > URI_BYTES_MAX {
             return Err(Failure::too_large(StatusCode::URI_TOO_LONG, "the URI", URI_BYTES_MAX));
         }
-        let admitted = Admitted { gateway: self, head, target, door, admission };
-        match row.operation {
+        let served = OnceLock::new();
+        let admitted = Admitted { gateway: self, head, target, door, admission, served: &served };
+        let answered = self.answer_admitted(row.operation, admitted, body).await;
+        match answered {
+            Ok(mut response) => {
+                respond::served(response.headers_mut(), served.get());
+                Ok(response)
+            }
+            Err(failure) => Err(failure.with_served(served.get())),
+        }
+    }
+
+    async fn answer_admitted<B>(
+        &self,
+        operation: Operation,
+        admitted: Admitted<'_>,
+        body: B,
+    ) -> Result<Response<Full<Bytes>>, Failure>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        match operation {
             Operation::GetKey => kv::get(admitted).await,
             Operation::PutKey => kv::put(admitted, body).await,
             Operation::DeleteKey => kv::delete(admitted).await,

@@ -90,12 +90,12 @@ fn no_key() -> Failure {
 pub(crate) async fn get(request: Admitted<'_>) -> Result<Response<Full<Bytes>>, Failure> {
     let (bucket, key) = (request.path_bucket()?, path_key(request.target.rest)?);
     let params = request.params(&["as_of", "consistency"], &[])?;
-    params.consistency()?;
+    let consistency = request.consistency(&params)?;
     let as_of = params.as_of()?;
     let conditions = Conditions::of(&request.head.headers)?;
     let wants_json = accepts_json(&request.head.headers);
     let read = Read::Get { key: key.clone(), as_of };
-    let Reply { answer, served_by } = request.read(bucket, read).await?;
+    let Reply { answer, served_by } = request.read(bucket, read, consistency).await?;
     let ReadAnswer::Value { revision, version } = answer else {
         return Err(Failure::internal("a get was answered with something else"));
     };

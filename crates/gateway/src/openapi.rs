@@ -236,9 +236,9 @@ impl Spec {
 fn spec(operation: Operation) -> Spec {
     match operation {
         Operation::GetKey => Spec::new("Read a key: its raw value, or JSON if that is asked for.")
-            .parameters([consistency(), as_of(), if_match(), if_none_match()])
-            .success(200, value("The value."))
-            .success(304, value_headers(plain("The value still has the ETag.")))
+            .parameters([consistency(), seen(), as_of(), if_match(), if_none_match()])
+            .success(200, served(value("The value.")))
+            .success(304, served(value_headers(plain("The value still has the ETag."))))
             .errors(BUCKET)
             .errors(&[410, 412]),
         Operation::PutKey => Spec::new("Give a key a value.")
@@ -264,8 +264,9 @@ fn spec(operation: Operation) -> Spec {
                 cursor(),
                 as_of(),
                 consistency(),
+                seen(),
             ])
-            .success(200, revision(json_of::<kv::ScanPage>("A page.")))
+            .success(200, served(revision(json_of::<kv::ScanPage>("A page."))))
             .errors(BUCKET)
             .errors(&[410]),
         Operation::Assert => Spec::new("Make statements: all of them, or none.")
@@ -288,13 +289,14 @@ fn spec(operation: Operation) -> Spec {
                 cursor(),
                 as_of(),
                 consistency(),
+                seen(),
             ])
-            .success(200, revision(json_of::<claims::QueryAnswer>("A page.")))
+            .success(200, served(revision(json_of::<claims::QueryAnswer>("A page."))))
             .errors(BUCKET)
             .errors(&[410]),
         Operation::GetAssertion => Spec::new("Read one assertion.")
-            .parameters([bucket(), consistency()])
-            .success(200, revision(json_of::<claims::Assertion>("The assertion.")))
+            .parameters([bucket(), consistency(), seen()])
+            .success(200, served(revision(json_of::<claims::Assertion>("The assertion."))))
             .errors(BUCKET)
             .errors(&[410]),
         Operation::CreateApiKey => Spec::new("Make an API key.")
@@ -427,7 +429,15 @@ fn as_of() -> Parameter {
 }
 
 fn consistency() -> Parameter {
-    query("consistency", "Only the strongest is there yet.", words(&["linearizable"]))
+    let text = "How new it must be: linearizable (where absent), session (nothing older than \
+                StemeDB-Revision says), or stale (any replica, at once; the answer says how old).";
+    query("consistency", text, words(&["linearizable", "session", "stale"]))
+}
+
+fn seen() -> Parameter {
+    let text = "With consistency=session: the greatest StemeDB-Revision that an answer about this \
+                bucket gave; absent, the read is linearizable.";
+    header_parameter("StemeDB-Revision", text)
 }
 
 fn if_match() -> Parameter {
@@ -521,6 +531,13 @@ fn etag(response: Response) -> Response {
 
 fn revision(response: Response) -> Response {
     with_header(response, "StemeDB-Revision", "The revision shown, or taken by the write.")
+}
+
+fn served(response: Response) -> Response {
+    let how = "`session` or `stale`, where the answer may show less than the newest.";
+    let response = with_header(response, "StemeDB-Consistency", how);
+    let age = "Of a stale answer: it shows all that was acknowledged so many ms ago, or more.";
+    with_header(response, "StemeDB-Stale-Ms", age)
 }
 
 fn location(response: Response) -> Response {

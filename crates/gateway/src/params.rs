@@ -9,6 +9,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use http::HeaderValue;
+use stemedb::Consistency;
 use stemedb_api::path::decode_key;
 use stemedb_types::limits::{PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX};
 use stemedb_types::{BucketName, Revision};
@@ -106,12 +108,16 @@ impl Params {
         text.parse().ok().filter(|_| digits).map(Some)
     }
 
-    /// `consistency`: only the strongest is there yet.
-    pub(crate) fn consistency(&self) -> Result<(), Failure> {
+    /// `consistency`, and for a session what its `StemeDB-Revision` says was seen. A session that has
+    /// seen nothing begins with the newest.
+    pub(crate) fn consistency(&self, seen: Option<&HeaderValue>) -> Result<Consistency, Failure> {
         match self.bytes("consistency") {
-            None | Some(b"linearizable") => Ok(()),
-            Some(b"session") => Err(not_supported_yet("consistency=session")),
-            Some(b"stale") => Err(not_supported_yet("consistency=stale")),
+            None | Some(b"linearizable") => Ok(Consistency::Linearizable),
+            Some(b"stale") => Ok(Consistency::Stale),
+            Some(b"session") => match seen {
+                None => Ok(Consistency::Linearizable),
+                Some(seen) => revision(seen).map(|seen| Consistency::Session { seen }),
+            },
             Some(_) => {
                 Err(Failure::malformed("`consistency` must be linearizable, session or stale"))
             }
@@ -123,6 +129,14 @@ impl Params {
         let name = self.text("bucket")?.unwrap_or(BUCKET_DEFAULT);
         name.parse().map_err(|cause| Failure::malformed(format!("`bucket`: {cause}")))
     }
+}
+
+/// `StemeDB-Revision` as a caller sends it back.
+fn revision(value: &HeaderValue) -> Result<Revision, Failure> {
+    let digits = value.to_str().ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    let revision = digits.and_then(|digits| digits.parse().ok()).map(Revision);
+    revision
+        .ok_or_else(|| Failure::malformed("StemeDB-Revision must be a revision, a whole number"))
 }
 
 /// The refusal of what a later version brings.
@@ -174,6 +188,28 @@ mod tests {
         assert_eq!(refused("ttl=60s"), "`ttl` is not supported yet");
         assert_eq!(refused("prefix=%"), "a '%' of the query is not followed by two hex digits");
         assert!(refused(&"ü".repeat(100)).ends_with("…\" here"));
+    }
+
+    #[test]
+    fn a_session_begins_with_the_newest_and_goes_on_from_what_it_has_seen() {
+        let read = |query, seen: Option<&str>| {
+            let params = Params::read(Some(query), &["consistency"], &[]).unwrap();
+            let seen = seen.map(|seen| HeaderValue::from_str(seen).unwrap());
+            params.consistency(seen.as_ref()).ok()
+        };
+        let session = |seen| Some(Consistency::Session { seen: Revision(seen) });
+        for none in ["", "consistency=linearizable", "consistency=session"] {
+            assert_eq!(read(none, None), Some(Consistency::Linearizable), "{none}");
+        }
+        assert_eq!(read("consistency=session", Some("7")), session(7));
+        assert_eq!(read("consistency=session", Some("0")), session(0));
+        for bad in ["", "-1", "7 ", "x", "\"7\"", "99999999999999999999"] {
+            assert_eq!(read("consistency=session", Some(bad)), None, "{bad}");
+        }
+        // Only a session asks for it: a client may send it always.
+        assert_eq!(read("consistency=stale", Some("x")), Some(Consistency::Stale));
+        assert_eq!(read("", Some("x")), Some(Consistency::Linearizable));
+        assert_eq!(read("consistency=strong", None), None);
     }
 
     #[test]

@@ -37,7 +37,7 @@ const LENSES_LATER: &[&str] = &["confidence", "weighted", "consensus", "authorit
 /// `GET /v1/query`: claims that match, each (subject, predicate) resolved by a lens.
 pub(crate) async fn page(request: Admitted<'_>) -> Result<Response<Full<Bytes>>, Failure> {
     let params = request.params(KNOWN, LATER)?;
-    params.consistency()?;
+    let consistency = request.consistency(&params)?;
     let bucket = params.bucket()?;
     let as_of = params.as_of()?;
     let cursor = cursor(&params, as_of)?;
@@ -52,7 +52,7 @@ pub(crate) async fn page(request: Admitted<'_>) -> Result<Response<Full<Bytes>>,
     let (lens, limit) = (lens(&params)?, params.limit()?);
     let now_ms = (request.gateway.options.clock_ms)();
     let read = Read::Query { pattern, lens, limit, as_of, cursor, now_ms };
-    let Reply { answer, served_by } = request.read(bucket, read).await?;
+    let Reply { answer, served_by } = request.read(bucket, read, consistency).await?;
     let ReadAnswer::Claims { revision, answers, cursor } = answer else {
         return Err(Failure::internal("a query was answered with something else"));
     };
@@ -68,10 +68,10 @@ pub(crate) async fn page(request: Admitted<'_>) -> Result<Response<Full<Bytes>>,
 /// `GET /v1/assertions/{id}`: one statement and who made it.
 pub(crate) async fn assertion(request: Admitted<'_>) -> Result<Response<Full<Bytes>>, Failure> {
     let params = request.params(&["bucket", "consistency"], &[])?;
-    params.consistency()?;
+    let consistency = request.consistency(&params)?;
     let bucket = params.bucket()?;
     let id = path_id(request.target.rest)?;
-    let Reply { answer, served_by } = request.read(bucket, Read::Claim { id }).await?;
+    let Reply { answer, served_by } = request.read(bucket, Read::Claim { id }, consistency).await?;
     let ReadAnswer::Claims { revision, answers, .. } = answer else {
         return Err(Failure::internal("an assertion was answered with something else"));
     };

@@ -1,11 +1,12 @@
 //! What handlers share: one request, let in.
 
 use std::future::Future;
+use std::sync::OnceLock;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use stemedb::shard::{Answer, Read, ReadAnswer, Write};
-use stemedb::{Admission, Answered, Call, Credential, Door, Op, OpAnswer};
+use stemedb::{Admission, Answered, Call, Consistency, Credential, Door, Op, OpAnswer, Served};
 use stemedb_api::{Slug, header};
 use stemedb_types::BucketName;
 use ulid::Ulid;
@@ -13,6 +14,7 @@ use ulid::Ulid;
 use crate::failure::Failure;
 use crate::gateway::Inner;
 use crate::params::Params;
+use crate::respond;
 use crate::route::Target;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(header::IDEMPOTENCY_KEY);
@@ -26,6 +28,8 @@ pub(crate) struct Admitted<'r> {
     pub(crate) target: Target<'r>,
     pub(crate) door: Door,
     pub(crate) admission: Admission,
+    /// Takes how a read was served that is not linearizable: whatever the answer is, it says so.
+    pub(crate) served: &'r OnceLock<Served>,
 }
 
 /// The answer to a write or a read, with the headers that say where it comes from.
@@ -38,6 +42,11 @@ impl Admitted<'_> {
     /// The parameters, read strictly.
     pub(crate) fn params(&self, known: &[&str], later: &[&str]) -> Result<Params, Failure> {
         Params::read(self.head.uri.query(), known, later)
+    }
+
+    /// How new what is read must be: `consistency`, and what a session has seen.
+    pub(crate) fn consistency(&self, params: &Params) -> Result<Consistency, Failure> {
+        params.consistency(self.head.headers.get(respond::REVISION))
     }
 
     /// The bucket of the path.
@@ -65,11 +74,13 @@ impl Admitted<'_> {
         write: Write,
         repeatable: bool,
     ) -> Result<Reply<Answer>, Failure> {
-        let answered = self.call(bucket, Op::Write(write)).await;
+        let answered = self.call(bucket, Op::Write(write), Consistency::Linearizable).await;
         let (answer, served_by) = answered.map_err(|f| f.safe_to_repeat(repeatable))?;
         match answer {
             OpAnswer::Write(answer) => Ok(Reply { answer, served_by }),
-            OpAnswer::Read(_) => Err(Failure::internal("a write was answered as a read")),
+            OpAnswer::Read(_) | OpAnswer::Weaker(..) => {
+                Err(Failure::internal("a write was answered as a read"))
+            }
         }
     }
 
@@ -78,9 +89,18 @@ impl Admitted<'_> {
         self,
         bucket: BucketName,
         read: Read,
+        consistency: Consistency,
     ) -> Result<Reply<ReadAnswer>, Failure> {
-        let (answer, served_by) =
-            self.call(bucket, Op::Read(read)).await.map_err(|f| f.safe_to_repeat(true))?;
+        let told = self.served;
+        let answered = self.call(bucket, Op::Read(read), consistency).await;
+        let (answer, served_by) = answered.map_err(|f| f.safe_to_repeat(true))?;
+        let answer = match answer {
+            OpAnswer::Weaker(answer, served) => {
+                let _ = told.set(served);
+                OpAnswer::Read(answer)
+            }
+            answer => answer,
+        };
         match answer {
             OpAnswer::Read(ReadAnswer::Compacted { revision }) => Err(Failure::new(
                 Slug::Compacted,
@@ -88,7 +108,9 @@ impl Admitted<'_> {
             )
             .with_origin(revision, served_by)),
             OpAnswer::Read(answer) => Ok(Reply { answer, served_by }),
-            OpAnswer::Write(_) => Err(Failure::internal("a read was answered as a write")),
+            OpAnswer::Write(_) | OpAnswer::Weaker(..) => {
+                Err(Failure::internal("a read was answered as a write"))
+            }
         }
     }
 
@@ -96,10 +118,11 @@ impl Admitted<'_> {
         self,
         bucket: BucketName,
         op: Op,
+        consistency: Consistency,
     ) -> impl Future<Output = Result<(OpAnswer, HeaderValue), Failure>> {
         let Self { gateway, admission, door, .. } = self;
         let deadline = gateway.options.deadline;
-        let call = Call { admission, door, deadline, bucket, op };
+        let call = Call { admission, door, deadline, bucket, op, consistency };
         let answered = gateway.front.call(call);
         async move {
             let Answered { answer, served_by } = answered.await?;

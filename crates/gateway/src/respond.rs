@@ -8,6 +8,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
+use stemedb::Served;
 use stemedb_api::header;
 use stemedb_types::Revision;
 
@@ -17,8 +18,12 @@ pub(crate) type Body = Full<Bytes>;
 
 pub(crate) const REVISION: HeaderName = HeaderName::from_static(header::REVISION);
 pub(crate) const SERVED_BY: HeaderName = HeaderName::from_static(header::SERVED_BY);
+const CONSISTENCY: HeaderName = HeaderName::from_static(header::CONSISTENCY);
+const STALE_MS: HeaderName = HeaderName::from_static(header::STALE_MS);
+const SESSION: HeaderValue = HeaderValue::from_static("session");
+const STALE: HeaderValue = HeaderValue::from_static("stale");
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static(header::JSON);
-/// Answers are linearizable and mostly secret: a cache must ask again, and only the caller's own.
+/// Answers are the newest and mostly secret: a cache must ask again, and only the caller's own.
 pub(crate) const ASK_AGAIN: HeaderValue = HeaderValue::from_static("private, no-cache");
 
 /// Most characters of a quoted u64.
@@ -50,6 +55,20 @@ pub(crate) fn typed(status: StatusCode, content_type: HeaderValue, body: Bytes) 
 pub(crate) fn origin(headers: &mut HeaderMap, revision: Revision, served_by: HeaderValue) {
     headers.insert(REVISION, revision.0.into());
     headers.insert(SERVED_BY, served_by);
+}
+
+/// Puts how a read was served, if that was not linearizably.
+pub(crate) fn served(headers: &mut HeaderMap, served: Option<&Served>) {
+    match served {
+        None => {}
+        Some(Served::Session) => {
+            headers.insert(CONSISTENCY, SESSION);
+        }
+        Some(Served::Stale { age_ms }) => {
+            headers.insert(CONSISTENCY, STALE);
+            headers.insert(STALE_MS, (*age_ms).into());
+        }
+    }
 }
 
 /// A revision as an ETag: its digits in quotes.

@@ -23,7 +23,7 @@ const KNOWN: &[&str] =
 pub(crate) async fn page(request: Admitted<'_>) -> Result<Response<Full<Bytes>>, Failure> {
     let bucket = request.path_bucket()?;
     let params = request.params(KNOWN, &[])?;
-    params.consistency()?;
+    let consistency = request.consistency(&params)?;
     let range = range(&params)?;
     let keys_only = params.flag("keys_only")?;
     let as_of = params.as_of()?;
@@ -34,7 +34,7 @@ pub(crate) async fn page(request: Admitted<'_>) -> Result<Response<Full<Bytes>>,
     let reverse = params.flag("reverse")?;
     let limit = params.limit()?;
     let read = Read::Scan { range, reverse, keys_only, limit, as_of, cursor };
-    let Reply { answer, served_by } = request.read(bucket, read).await?;
+    let Reply { answer, served_by } = request.read(bucket, read, consistency).await?;
     let ReadAnswer::Page { revision, rows, cursor } = answer else {
         return Err(Failure::internal("a scan was answered with something else"));
     };

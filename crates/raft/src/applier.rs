@@ -49,6 +49,8 @@ const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 pub struct Applied {
     store: Arc<RwLock<EngineGroup>>,
     meta: watch::Sender<Arc<MetaState>>,
+    /// The index of the last entry that is applied; 0: none.
+    index: watch::Sender<u64>,
 }
 
 impl Applied {
@@ -58,7 +60,8 @@ impl Applied {
             _ => MetaState::default(),
         };
         let meta = watch::Sender::new(Arc::new(state));
-        Ok(Self { store: Arc::new(RwLock::new(store)), meta })
+        let index = watch::Sender::new(0);
+        Ok(Self { store: Arc::new(RwLock::new(store)), meta, index })
     }
 
     /// The group's rows. Taken anew for each read: a snapshot may replace them.
@@ -69,6 +72,24 @@ impl Applied {
     /// The meta state after each run that changed it; stays empty for a shard.
     pub fn meta(&self) -> watch::Receiver<Arc<MetaState>> {
         self.meta.subscribe()
+    }
+
+    /// The index of the last entry that is applied; 0: none.
+    pub(crate) fn index(&self) -> u64 {
+        *self.index.borrow()
+    }
+
+    /// Waits until the entry of this index is applied, and returns how far it is by then; `None`: it
+    /// never will be.
+    pub(crate) async fn reach(&self, index: u64) -> Option<u64> {
+        let mut applied = self.index.subscribe();
+        applied.wait_for(|applied| *applied >= index).await.ok().map(|applied| *applied)
+    }
+
+    fn has_reached(&self, last: &Option<LogId>) {
+        if let Some(last) = last {
+            self.index.send_replace(last.index());
+        }
     }
 
     /// Returns what it replaced: with the last handle on it its rows go, which may block.
@@ -124,6 +145,7 @@ impl Applier {
             }
             last => last,
         };
+        applied.has_reached(&last);
         Ok(Self {
             applied,
             last,
@@ -197,6 +219,7 @@ impl Applier {
         if let Some(state) = meta {
             self.applied.meta.send_replace(Arc::new(state));
         }
+        self.applied.has_reached(&self.last);
     }
 
     /// What a run of entries does to the store and to this state machine. Nothing is done yet.
@@ -392,6 +415,7 @@ impl Applier {
         }
         let replaced = self.applied.replace(store)?;
         self.last = last;
+        self.applied.has_reached(&self.last);
         if !planted::has(Bug::SnapshotWithoutMembership) {
             self.membership = membership;
         }

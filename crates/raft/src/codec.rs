@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stemedb_engine::SnapshotId;
 use stemedb_types::{DecodeError, Decoder, Encoder, NodeId};
 
+use crate::Error;
 use crate::types::{
     CommandBytes, Config, Entry, Holder, LogId, Membership, Payload, StoredMembership, Vote, log_id,
 };
@@ -412,6 +413,39 @@ pub(crate) fn decode_snapshot_response(
     decode_vote(input).map(SnapshotResponse::new)
 }
 
+/// What a replica that may lead says to one that wants to read: an index, or why there is none.
+pub(crate) fn encode_read_index(answer: &Result<u64, Error>) -> Bytes {
+    alone(|out| match answer {
+        Ok(index) => {
+            out.u8(0);
+            out.varint(*index);
+        }
+        Err(Error::NotLeader { leader }) => {
+            out.u8(1);
+            out.option(*leader, |out, leader| out.u64(leader.0));
+        }
+        Err(Error::NoQuorum) => out.u8(2),
+        Err(Error::Overloaded) => out.u8(3),
+        // It has stopped: another will lead.
+        Err(_) => {
+            out.u8(1);
+            out.option(None::<NodeId>, |out, leader| out.u64(leader.0));
+        }
+    })
+}
+
+pub(crate) fn decode_read_index(input: &[u8]) -> Result<Result<u64, Error>, DecodeError> {
+    whole("read index", input, |from| {
+        Ok(match from.u8()? {
+            0 => Ok(from.varint()?),
+            1 => Err(Error::NotLeader { leader: from.option(|from| from.u64().map(NodeId))? }),
+            2 => Err(Error::NoQuorum),
+            3 => Err(Error::Overloaded),
+            got => return Err(DecodeError::Value { what: "a read index", got: got.into() }),
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -448,6 +482,7 @@ mod tests {
             let _ = decode_vote_request(&junk);
             let _ = decode_vote_response(&junk);
             let _ = decode_transfer(&junk);
+            let _ = decode_read_index(&junk);
             let _ = decode_applied(&junk);
         }
     }
@@ -489,6 +524,19 @@ mod tests {
         assert_eq!(decode_offer(&encode_offer(&offer)), Ok(offer));
         for answer in [OfferAnswer::Send { generation: 3, have: 9 }, OfferAnswer::Needless(vote)] {
             assert_eq!(decode_offer_answer(&encode_offer_answer(&answer)), Ok(answer));
+        }
+        for answer in [
+            Ok(u64::MAX),
+            Err(Error::NotLeader { leader: Some(NodeId(9)) }),
+            Err(Error::NotLeader { leader: None }),
+            Err(Error::NoQuorum),
+            Err(Error::Overloaded),
+        ] {
+            let bytes = encode_read_index(&answer);
+            for cut in 0..bytes.len() {
+                assert!(decode_read_index(&bytes[..cut]).is_err(), "cut at {cut}");
+            }
+            assert_eq!(decode_read_index(&bytes), Ok(answer));
         }
         let header = encode_snapshot_header(&vote, u128::MAX);
         assert_eq!(decode_snapshot_header(&header), Ok((vote, u128::MAX)));

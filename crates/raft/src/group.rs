@@ -11,28 +11,34 @@ use std::time::Duration;
 use openraft::rt::WatchReceiver;
 use openraft::{Instant as _, ServerState, SnapshotPolicy};
 use stemedb_engine::Group as EngineGroup;
+use stemedb_rpc::Envelope;
 use stemedb_types::{GroupId, NodeId, ReplicaId};
 use stemedb_wal::StreamId;
 use stemedb_wal::planted::{self, Bug};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::applier::{Applied, Applier};
+use crate::clock::Reading;
 use crate::closing::Closing;
 use crate::damage::{Damage, Damages, check_standing, note_generation, refused};
 use crate::evidence::Evidence;
 use crate::groups::GroupsOptions;
+use crate::inbound::Kind;
+use crate::lease::Leases;
 use crate::log_store::LogStore;
 use crate::network::Network;
 use crate::queue::{
-    Done, PROPOSALS_MAX, Propose, Proposed, READS_MAX, ReadDone, Room, closed, confirm_reads,
-    propose_runs,
+    Done, PROPOSALS_MAX, Propose, Proposed, READS_MAX, ReadDone, Reader, Room, Rounds, closed,
+    confirm_reads, propose_runs,
 };
+use crate::reading::{Asking, Freshness};
 use crate::replay::{missing, replay};
-use crate::runtime::{blocking, spawn};
+use crate::runtime::{Home, blocking, spawn};
 use crate::sending::{Sending, Transfers, Views};
 use crate::space::Space;
 use crate::synced::Synced;
 use crate::taking::Staged;
+use crate::transport::Transport;
 use crate::types::{LogId, Raft};
 use crate::{Error, Written};
 
@@ -53,6 +59,13 @@ pub struct GroupOptions {
     pub snapshot_bytes_per_second: u64,
     /// A file of a snapshot is closed once it holds rows of so many bytes.
     pub snapshot_file_bytes: usize,
+    /// A leader may serve reads by a lease instead of a quorum round, and replicas keep to what they
+    /// promise for it: no vote reaches past the lease of a leader that was heard, but in its own
+    /// handover. The same on all nodes, or there is no lease.
+    pub lease_reads: bool,
+    /// A replica that is opened neither votes nor stands for one longest election timeout: in an
+    /// earlier life it may have promised not to. Always so with `lease_reads`.
+    pub votes_late: bool,
 }
 
 impl Default for GroupOptions {
@@ -65,6 +78,8 @@ impl Default for GroupOptions {
             kept_entries: 2_000,
             snapshot_bytes_per_second: 64 << 20,
             snapshot_file_bytes: 32 << 20,
+            lease_reads: false,
+            votes_late: false,
         }
     }
 }
@@ -145,7 +160,7 @@ pub struct Group {
     proposals: mpsc::Sender<Proposed>,
     /// Bytes of commands that are not answered yet.
     proposed_bytes: Arc<AtomicUsize>,
-    reads: mpsc::Sender<ReadDone>,
+    pub(crate) reads: mpsc::Sender<Reader>,
     leadership: watch::Receiver<Leadership>,
     /// Said once no command is handed over any more, and nothing is waited for.
     pub(crate) closing: Closing,
@@ -154,6 +169,16 @@ pub struct Group {
     /// A snapshot on its way from the leader.
     pub(crate) staged: Arc<Staged>,
     damages: Damages,
+    /// To the replicas on other nodes.
+    pub(crate) plane: Arc<dyn Transport>,
+    /// Reads of a replica that does not lead.
+    pub(crate) asking: Arc<Asking>,
+    /// Since when it is known to have had everything.
+    pub(crate) freshness: Arc<Freshness>,
+    pub(crate) leases: Leases,
+    /// When it was opened.
+    pub(crate) opened: Reading,
+    pub(crate) home: Home,
     /// What the own disk holds of the log.
     pub(crate) synced: Synced,
     evidence: Arc<dyn Evidence>,
@@ -192,7 +217,15 @@ impl Group {
         })));
         let applier = applier.with_views(views.clone());
         let sending = Sending::new(views.clone(), transfers, &options.group);
-        let network = Network { plane: options.plane.clone(), group: id, me: replica, sending };
+        let patience = Duration::from_millis(options.group.election_timeout_max_ms);
+        let (group_options, clock) = (&options.group, options.clock.clone());
+        let opened = clock.now();
+        let votes_late = group_options.votes_late || group_options.lease_reads;
+        let leases = Leases::new(group_options.lease_reads, votes_late, patience, clock);
+        let plane = options.plane.clone();
+        let (to_peers, promises) = (plane.clone(), leases.clone());
+        let network =
+            Network { plane: to_peers, group: id, me: replica, sending, leases: promises };
         let config = options.group.to_config(id)?;
         let raft = Raft::new(replica.0, config, network, log, applier).await;
         let raft = raft.map_err(|fatal| damages.or_stopped(&fatal))?;
@@ -203,12 +236,17 @@ impl Group {
         }
         given_up.never();
         lead_alone(&raft, replica).await;
+        if leases.holds_votes().is_some() {
+            keep_promises(&raft, replica, &leases).await?;
+        }
         let (proposals, proposed) = mpsc::channel(PROPOSALS_MAX);
         let (reads, waiting) = mpsc::channel(READS_MAX);
         let (seen, leadership) = watch::channel(Leadership::Unknown);
         let space = options.space.clone();
         spawn(propose_runs(id, raft.clone(), proposed, closing.clone(), space.clone()));
-        spawn(confirm_reads(raft.clone(), waiting));
+        let freshness = Arc::<Freshness>::default();
+        let rounds = Rounds { leases: leases.clone(), freshness: freshness.clone() };
+        spawn(confirm_reads(raft.clone(), waiting, rounds));
         spawn(watch_leadership(raft.server_metrics(), seen));
         let kept_entries = options.group.kept_entries;
         Ok(Self {
@@ -225,6 +263,12 @@ impl Group {
             views,
             staged: Arc::default(),
             damages,
+            plane,
+            asking: Arc::default(),
+            freshness,
+            leases,
+            opened,
+            home: Home::here(),
             synced,
             evidence: options.evidence.clone(),
             kept_entries,
@@ -251,8 +295,12 @@ impl Group {
         &self.applied
     }
 
-    /// Whether the node of this replica's leader is gone, as far as this node can tell.
+    /// Whether the node of this replica's leader is gone, as far as this node can tell. Never where
+    /// reads trust leases: a lease outlives its leader's connections.
     pub(crate) fn lost_its_leader(&self) -> bool {
+        if self.leases.are_on() {
+            return false;
+        }
         let leader = *self.leadership.borrow();
         matches!(leader, Leadership::There(node) if self.evidence.is_gone(node))
     }
@@ -265,8 +313,11 @@ impl Group {
 
     /// Stands for election now, whatever lease runs: those vote for it whose evidence says that the
     /// leader is gone ([`crate::Evidence`]), or whose lease is over. Returns once it was asked for;
-    /// a leader, or a replica that only listens, does not stand.
+    /// a leader, or a replica that only listens, does not stand, and nobody does where reads trust leases.
     pub async fn stand(&self) -> Result<(), Error> {
+        if self.leases.are_on() {
+            return Ok(());
+        }
         let asked = self.raft.trigger().elect(false).await;
         asked.map_err(|fatal| Error::Stopped(fatal.to_string()))
     }
@@ -311,11 +362,11 @@ impl Group {
     /// [`Group::confirm_read`] with a callback, which runs among others of its round: it must be
     /// quick. It is dropped uncalled only if the group is closed meanwhile.
     pub fn confirm_read_then(&self, done: ReadDone) {
-        match self.reads.try_send(done) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(done)) => done(Err(Error::Overloaded)),
-            Err(mpsc::error::TrySendError::Closed(done)) => done(Err(closed())),
-        }
+        self.queue_read(Reader::Confirmed(done));
+    }
+
+    pub(crate) fn envelope(&self, to: ReplicaId, kind: Kind, payload: bytes::Bytes) -> Envelope {
+        Envelope { group: self.id, from: self.replica, to, kind, payload }
     }
 
     /// Whether a majority has acknowledged this leader within the last `age`; false for others.
@@ -417,6 +468,26 @@ async fn lead_alone(raft: &Raft, replica: ReplicaId) {
     if alone && let Err(fatal) = raft.trigger().elect(false).await {
         tracing::debug!(%fatal, "a group stopped before it began");
     }
+}
+
+/// Keeps a replica that heard a leader in an earlier life from standing against it while that may
+/// hold a lease. One that never knew a leader, or votes alone, has promised nobody anything.
+async fn keep_promises(raft: &Raft, replica: ReplicaId, leases: &Leases) -> Result<(), Error> {
+    let free = raft.with_raft_state(move |state| {
+        let mut voters = state.membership_state.effective().voter_ids();
+        state.vote_ref().leader_id.term == 0 || voters.all(|voter| voter == replica.0)
+    });
+    if free.await.map_err(|fatal| Error::Stopped(fatal.to_string()))? {
+        leases.nothing_was_promised();
+    }
+    let Some(left) = leases.holds_votes() else { return Ok(()) };
+    raft.runtime_config().elect(false);
+    let raft = raft.clone();
+    spawn(async move {
+        tokio::time::sleep(left).await;
+        raft.runtime_config().elect(true);
+    });
+    Ok(())
 }
 
 /// Opens the group's part of the store and applies what the log has beyond it. Blocks other threads

@@ -13,6 +13,7 @@ use stemedb_wal::Wal;
 use tokio::sync::Semaphore;
 
 use crate::Error;
+use crate::clock::Clock;
 use crate::evidence::Evidence;
 use crate::group::{Group, GroupOptions};
 use crate::inbound::{kinds, not_here};
@@ -40,6 +41,8 @@ pub struct GroupsOptions {
     pub space: Space,
     /// What the node knows of leaders that are gone.
     pub evidence: Arc<dyn Evidence>,
+    /// Where time is read that leases and ages are measured by.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// Open replicas, by group.

@@ -9,9 +9,10 @@ use stemedb_rpc::{Envelope, Refusal, Reply};
 
 use crate::codec::{
     decode_append, decode_offer, decode_transfer, decode_vote_request, encode_append_response,
-    encode_offer_answer, encode_vote_response,
+    encode_offer_answer, encode_read_index, encode_vote_response,
 };
 use crate::group::Group;
+use crate::lease::promise;
 use crate::runtime::spawn;
 
 /// What a message's payload is.
@@ -31,6 +32,8 @@ pub mod kinds {
     pub const SNAPSHOT: super::Kind = 5;
     /// Ask what a replica wants of a snapshot.
     pub const OFFER: super::Kind = 6;
+    /// Ask the leader for an index that a quorum confirms.
+    pub const READ_INDEX: super::Kind = 7;
     /// The first kind that is not ours.
     pub const FIRST_OTHER: super::Kind = 32;
 }
@@ -44,6 +47,8 @@ pub(crate) const REFUSED_STOPPED: u8 = 3;
 
 /// This node's disks have no room. As if the message had been lost: the leader sends it again.
 pub(crate) const REFUSED_FULL: u8 = 4;
+/// This replica does not vote yet: in an earlier life it may have promised not to.
+pub(crate) const REFUSED_PROMISED: u8 = 5;
 
 pub(crate) fn not_here(message: &Envelope) -> Refusal {
     let Envelope { group, to, .. } = message;
@@ -56,6 +61,13 @@ pub(crate) fn broken(cause: impl ToString) -> Refusal {
 
 pub(crate) fn full() -> Refusal {
     Refusal::new(REFUSED_FULL, "this node's disks are full")
+}
+
+fn promised() -> Refusal {
+    Refusal::new(
+        REFUSED_PROMISED,
+        "this replica has just started, and may have promised not to vote",
+    )
 }
 
 pub(crate) fn stopped(cause: impl ToString) -> Refusal {
@@ -83,17 +95,29 @@ impl Group {
                     return Err(full());
                 }
                 let answer = self.raft.append_entries(request).await.map_err(stopped)?;
-                Ok(encode_append_response(&answer))
+                let answer = encode_append_response(&answer);
+                Ok(if self.leases.are_on() { promise(answer) } else { answer })
             }
             kinds::VOTE => {
                 let mut request = decode_vote_request(payload).map_err(broken)?;
+                if self.leases.holds_votes().is_some() {
+                    return Err(promised());
+                }
                 // The word for "the leader itself wants this": that it is gone will do as well.
                 request.leadership_transfer |= self.lost_its_leader();
                 let answer = self.raft.vote(request).await.map_err(stopped)?;
+                if answer.vote_granted {
+                    // Whoever gets this vote may lead as soon as it hears of it: a leader that was
+                    // deposed and votes has no lease any more, whatever its clocks say.
+                    self.leases.give_up(answer.vote.leader_id.term.saturating_sub(1));
+                }
                 Ok(encode_vote_response(&answer))
             }
             kinds::PRE_VOTE => {
                 let request = decode_vote_request(payload).map_err(broken)?;
+                if self.leases.holds_votes().is_some() {
+                    return Err(promised());
+                }
                 let answer = self.raft.pre_vote(request).await.map_err(stopped)?;
                 Ok(encode_vote_response(&answer))
             }
@@ -103,6 +127,7 @@ impl Group {
                 let _ = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
                 Ok(Bytes::new())
             }
+            kinds::READ_INDEX => Ok(encode_read_index(&self.read_index_for_another().await)),
             kinds::OFFER => {
                 let offer = decode_offer(payload).map_err(broken)?;
                 Ok(encode_offer_answer(&self.take_offer(offer).await?))

@@ -8,7 +8,8 @@
 //!  propose ─► queue ─► openraft ─► log_store ─► wal        one sync for all groups
 //!                         │  └───► network ───► rpc        one stream per pair of peers
 //!                         └──────► applier ───► machine ─► engine   one batch per run
-//!  read ────► queue ─► read index, one quorum round for all that wait
+//!  read ────► queue ─► read index, one quorum round for all that wait; or the lease
+//!  read elsewhere ─► the leader's read index ─► applied here
 //! ```
 //!
 //! | file | idea |
@@ -31,6 +32,8 @@
 //! | `queue` | commands and reads that wait together travel together |
 //! | `pulse` | heartbeats of all groups, together |
 //! | `evidence` | what lets a vote past the lease of a leader that is gone |
+//! | `reading` | reads at any replica, and how old what it has may be |
+//! | `lease`, `clock` | reads without a round, and the time that takes |
 //! | `damage` | what a replica found damaged of its own, and what its marks say it lost |
 //! | `groups` | all replicas of a node, by group |
 //! | `runtime`, `transport` | the seams: tasks, threads and chance; the network |
@@ -51,6 +54,7 @@
 //! of lease and 1 to 1.5 s of patience.
 
 mod applier;
+pub mod clock;
 mod closing;
 mod codec;
 mod damage;
@@ -58,11 +62,13 @@ mod evidence;
 mod group;
 mod groups;
 mod inbound;
+mod lease;
 mod log_store;
 mod members;
 mod network;
 mod pulse;
 mod queue;
+mod reading;
 mod replay;
 pub mod runtime;
 mod sending;
@@ -86,8 +92,10 @@ pub use evidence::{Evidence, NoEvidence};
 pub use group::{Group, GroupOptions, Leadership, Position, ReadView};
 pub use groups::{Groups, GroupsOptions};
 pub use inbound::{Kind, kinds};
+pub use lease::Permit;
 pub use members::Members;
 pub use queue::{Done, Propose, ReadDone};
+pub use reading::PermitDone;
 pub use replay::Replay;
 pub use space::{Level, Space};
 /// The node's log, which the façade opens and the groups share.

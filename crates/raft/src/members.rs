@@ -99,8 +99,15 @@ impl Group {
 
     /// Asks another replica to take over. Returns once it was asked.
     pub async fn transfer_leadership(&self, to: ReplicaId) -> Result<(), Error> {
+        let stopped = |fatal: &dyn std::fmt::Display| Error::Stopped(fatal.to_string());
+        // The voters will let the heir past the lease, so it ends first; and as the heir may be late,
+        // there is none in this term any more, whichever that is when openraft comes to the transfer.
+        self.leases.give_up(u64::MAX);
         let asked = self.raft.trigger().transfer_leader(to.0).await;
-        asked.map_err(|fatal| Error::Stopped(fatal.to_string()))
+        asked.map_err(|fatal| stopped(&fatal))?;
+        let term = self.raft.with_raft_state(|state| state.vote_ref().leader_id.term).await;
+        self.leases.give_up_only(term.map_err(|fatal| stopped(&fatal))?);
+        Ok(())
     }
 }
 

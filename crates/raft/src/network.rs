@@ -28,6 +28,7 @@ use crate::codec::{
     encode_vote_request,
 };
 use crate::inbound::kinds;
+use crate::lease::{Leases, take_promise};
 use crate::sending::Sending;
 use crate::snapshot::SnapshotData;
 use crate::transport::Transport;
@@ -41,6 +42,8 @@ pub(crate) struct Network {
     pub(crate) me: ReplicaId,
     /// Snapshots on their way.
     pub(crate) sending: Sending,
+    /// Told of each voter's promise.
+    pub(crate) leases: Leases,
 }
 
 /// From one replica to another.
@@ -101,7 +104,14 @@ impl RaftNetworkV2<Config> for Link {
     ) -> RpcResult<AppendEntriesResponse<Config>> {
         let lane = if rpc.entries.is_empty() { Lane::Urgent } else { Lane::Normal };
         let payload = encode_append(&rpc);
-        self.ask(lane, kinds::APPEND, payload, &option, decode_append_response).await
+        let (leases, target) = (self.network.leases.clone(), self.target);
+        let decode = |answer: &[u8]| {
+            let (answer, promised) = take_promise(answer);
+            // Before openraft counts the answer.
+            leases.answered(target, promised);
+            decode_append_response(&answer)
+        };
+        self.ask(lane, kinds::APPEND, payload, &option, decode).await
     }
 
     async fn vote(

@@ -13,15 +13,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::raft::linearizable_read::Linearizer;
 use openraft::rt::WatchReceiver;
 use openraft::{ReadPolicy, ServerState};
-use stemedb_types::GroupId;
+use stemedb_types::{GroupId, ReplicaId};
 use stemedb_wal::planted::{self, Bug};
 use tokio::sync::mpsc;
 
 use crate::closing::Closing;
+use crate::lease::{Leases, Permit};
+use crate::reading::{Freshness, PermitDone};
+use crate::runtime::spawn;
 use crate::space::{Level, Space};
-use crate::types::{Answer, CommandBytes, Raft, WriteResult};
+use crate::types::{Answer, CommandBytes, Config, Raft, WriteResult};
 use crate::{Error, Written};
 
 /// Most commands that wait for one group; one more is refused.
@@ -34,7 +38,7 @@ pub(crate) const READS_MAX: usize = 8192;
 /// Most commands handed over in one run.
 const RUN_MAX: usize = 1024;
 /// How long a quorum round may take before its readers are told that there is no quorum.
-const ROUND_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const ROUND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Takes the outcome of a command, once, from any thread that runs the group.
 pub type Done = Box<dyn FnOnce(Result<Written, Error>) + Send>;
@@ -152,45 +156,159 @@ fn outcome(result: WriteResult) -> Result<Written, Error> {
     }
 }
 
+/// A read that waits at the leader, and what it needs.
+pub(crate) enum Reader {
+    /// A quorum round, and all that was committed applied here.
+    Confirmed(ReadDone),
+    /// The same, or a lease.
+    Permitted(PermitDone),
+    /// A quorum round alone: the index is for another replica, which applies it itself.
+    Elsewhere(ReadDone),
+}
+
+impl Reader {
+    /// Tells it that it can't be.
+    pub(crate) fn refuse(self, error: Error) {
+        match self {
+            Self::Confirmed(done) | Self::Elsewhere(done) => done(Err(error)),
+            Self::Permitted(done) => done(Err(error)),
+        }
+    }
+
+    fn permit(self, index: u64) {
+        match self {
+            Self::Confirmed(done) | Self::Elsewhere(done) => done(Ok(index)),
+            Self::Permitted(done) => done(Ok(Permit { index, lease: None })),
+        }
+    }
+}
+
+/// What the rounds of a leader leave behind for others.
+#[derive(Clone)]
+pub(crate) struct Rounds {
+    pub(crate) leases: Leases,
+    pub(crate) freshness: Arc<Freshness>,
+}
+
 /// Confirms read indexes in rounds until the group's handles are gone.
-pub(crate) async fn confirm_reads(raft: Raft, mut queue: mpsc::Receiver<ReadDone>) {
+pub(crate) async fn confirm_reads(raft: Raft, mut queue: mpsc::Receiver<Reader>, rounds: Rounds) {
     let mut round = Vec::new();
     while queue.recv_many(&mut round, READS_MAX).await > 0 {
         tokio::task::yield_now().await;
         while let Ok(more) = queue.try_recv() {
             round.push(more);
         }
-        let confirmed = match tokio::time::timeout(ROUND_TIMEOUT, confirm(&raft)).await {
+        if rounds.leases.are_on() {
+            serve_by_lease(&raft, &rounds, &mut round).await;
+        }
+        if round.is_empty() {
+            continue;
+        }
+        let confirming = confirm_round(&raft, &rounds, &mut round);
+        let confirmed = match tokio::time::timeout(ROUND_TIMEOUT, confirming).await {
             Ok(confirmed) => confirmed,
             Err(_) => Err(Error::NoQuorum),
         };
-        for done in round.drain(..) {
-            done(confirmed.clone());
+        for reader in round.drain(..) {
+            match &confirmed {
+                Ok(index) => reader.permit(*index),
+                Err(error) => reader.refuse(error.clone()),
+            }
         }
     }
 }
 
-async fn confirm(raft: &Raft) -> Result<u64, Error> {
+/// Waits for a quorum, and until what it confirms is applied here. Those who apply it elsewhere are
+/// told before.
+async fn confirm_round(
+    raft: &Raft,
+    rounds: &Rounds,
+    round: &mut Vec<Reader>,
+) -> Result<u64, Error> {
+    let begun = rounds.leases.clock().now();
+    let linearizer = match confirm(raft, rounds).await? {
+        Confirmed::Stale(index) => return Ok(index),
+        Confirmed::Index(linearizer) => linearizer,
+    };
+    let index = linearizer.read_log_id().index();
+    for reader in round.extract_if(.., |reader| matches!(reader, Reader::Elsewhere(_))) {
+        reader.permit(index);
+    }
+    match linearizer.await_ready(raft).await {
+        Ok(_) => {
+            rounds.freshness.note(begun);
+            Ok(index)
+        }
+        Err(fatal) => Err(Error::Stopped(fatal.to_string())),
+    }
+}
+
+/// Permits by the lease whatever of a round it will do for; the rest waits for a quorum.
+async fn serve_by_lease(raft: &Raft, rounds: &Rounds, round: &mut Vec<Reader>) {
+    if round.iter().all(|reader| !matches!(reader, Reader::Permitted(_))) {
+        return;
+    }
+    let Some(lease) = rounds.leases.current() else { return };
+    let Ok(linearizer) = raft.get_read_linearizer(ReadPolicy::LeaseRead).await else { return };
+    let read = linearizer.read_log_id().log_id().clone();
+    if read.committed_leader_id().term != lease.term || linearizer.await_ready(raft).await.is_err()
+    {
+        return;
+    }
+    let (index, leases) = (read.index(), &rounds.leases);
+    for reader in round.extract_if(.., |reader| matches!(reader, Reader::Permitted(_))) {
+        if let Reader::Permitted(done) = reader {
+            done(Ok(Permit { index, lease: Some((lease, leases.clone())) }));
+        }
+    }
+    if leases.begins_to_renew() {
+        let (raft, rounds) = (raft.clone(), rounds.clone());
+        spawn(async move {
+            let _ = tokio::time::timeout(ROUND_TIMEOUT, confirm(&raft, &rounds)).await;
+            rounds.leases.has_renewed();
+        });
+    }
+}
+
+enum Confirmed {
+    Index(Linearizer<Config>),
+    /// No quorum was asked: a planted mistake.
+    Stale(u64),
+}
+
+/// One quorum round; if leases are on, it is the beginning of one.
+async fn confirm(raft: &Raft, rounds: &Rounds) -> Result<Confirmed, Error> {
     if planted::has(Bug::StaleReadIndex) {
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
         if metrics.state == ServerState::Leader {
-            return Ok(metrics.last_applied.as_ref().map_or(0, |id| id.index()));
+            let applied = metrics.last_applied.as_ref().map_or(0, |id| id.index());
+            return Ok(Confirmed::Stale(applied));
         }
     }
-    let linearizer = match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-        Ok(linearizer) => linearizer,
+    // Before the messages leave that the quorum will answer.
+    let begun = rounds.leases.clock().now();
+    match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+        Ok(linearizer) => {
+            if rounds.leases.are_on() {
+                let term = linearizer.read_log_id().log_id().committed_leader_id().term;
+                rounds.leases.renew(term, begun, voters(raft).into_iter());
+            }
+            Ok(Confirmed::Index(linearizer))
+        }
         Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-            return Err(Error::NotLeader { leader: forward.leader_node.map(|holder| holder.0) });
+            Err(Error::NotLeader { leader: forward.leader_node.map(|holder| holder.0) })
         }
-        Err(RaftError::APIError(_)) => return Err(Error::NoQuorum),
-        Err(RaftError::Fatal(fatal)) => return Err(Error::Stopped(fatal.to_string())),
-    };
-    let index = linearizer.read_log_id().index();
-    match linearizer.await_ready(raft).await {
-        Ok(_) => Ok(index),
-        Err(fatal) => Err(Error::Stopped(fatal.to_string())),
+        Err(RaftError::APIError(_)) => Err(Error::NoQuorum),
+        Err(RaftError::Fatal(fatal)) => Err(Error::Stopped(fatal.to_string())),
     }
+}
+
+/// Who votes, as this replica knows it.
+fn voters(raft: &Raft) -> Vec<ReplicaId> {
+    let metrics = raft.server_metrics();
+    let metrics = metrics.borrow_watched();
+    metrics.membership_config.membership().voter_ids().map(ReplicaId).collect()
 }
 
 #[cfg(test)]

@@ -90,6 +90,22 @@ pub fn on<T: Send + 'static>(
     spawn_for(Some(host), task)
 }
 
+/// Whose a replica is: what it does for a caller, it does there, wherever the caller lives.
+#[derive(Clone)]
+pub(crate) struct Home(Option<Arc<dyn Host>>);
+
+impl Home {
+    /// That of the task which asks.
+    pub(crate) fn here() -> Self {
+        Self(current())
+    }
+
+    /// Spawns a task there.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        spawn_for(self.0.clone(), task);
+    }
+}
+
 /// Spawns a task, on the host of the one that asks if that has one.
 pub(crate) fn spawn<T: Send + 'static>(
     task: impl Future<Output = T> + Send + 'static,

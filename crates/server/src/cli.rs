@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use stemedb_types::BucketName;
 
 use crate::endpoint::ClientArgs;
@@ -95,12 +95,38 @@ pub(crate) struct BucketArgs {
     pub(crate) bucket: BucketName,
 }
 
+/// How new what is read must be.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct ReadArgs {
+    /// How new what is read must be: a session sees nothing older than --seen, a stale read asks any
+    /// replica and says on stderr how old it may be
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) consistency: Consistency,
+    /// The newest revision of the bucket that the session has seen
+    #[arg(long, value_name = "REVISION", requires = "consistency")]
+    pub(crate) seen: Option<u64>,
+}
+
+/// How new what is read must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Consistency {
+    /// The newest.
+    #[default]
+    Linearizable,
+    /// Nothing older than was seen.
+    Session,
+    /// Whatever is at hand.
+    Stale,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum KvCommand {
     /// Print a value
     Get {
         #[command(flatten)]
         target: BucketArgs,
+        #[command(flatten)]
+        reads: ReadArgs,
         /// The key
         key: OsString,
     },
@@ -136,6 +162,8 @@ pub(crate) enum KvCommand {
     Scan {
         #[command(flatten)]
         target: BucketArgs,
+        #[command(flatten)]
+        reads: ReadArgs,
         /// Only keys that begin so
         #[arg(long)]
         prefix: Option<OsString>,
@@ -373,6 +401,9 @@ mod tests {
             "stemedb serve --zone a --insecure --config f.toml",
             "stemedb dev --once --port-base 20000",
             "stemedb kv put k v --if-absent -b other",
+            "stemedb kv get k --consistency stale",
+            "stemedb kv get k --consistency session --seen 7",
+            "stemedb kv scan --consistency session",
             "stemedb kv scan --prefix a --limit 3 -o json",
             "stemedb assert --subject s --predicate p --object 1",
             "stemedb assert --file -",
@@ -397,6 +428,9 @@ mod tests {
             "stemedb kv get k --key steme_live_0",
             "stemedb kv put k v --if-absent --if-match 3",
             "stemedb kv get k -b UPPER",
+            "stemedb kv get k --consistency strong",
+            "stemedb kv get k --seen 7",
+            "stemedb kv put k v --consistency stale",
             "stemedb assert --subject s",
             "stemedb assert",
             "stemedb ingest junit",

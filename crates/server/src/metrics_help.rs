@@ -21,6 +21,14 @@ pub(crate) fn describe() {
         "stemedb_raft_leader_changes_total",
         "Times a group of this node saw another leader."
     );
+    describe_counter!(
+        "stemedb_read_index_questions_total",
+        "Questions to leaders for an index to read at, each for all reads that waited here."
+    );
+    describe_counter!(
+        "stemedb_lease_reads_discarded_total",
+        "Values read under a lease that had ended by then, and read again with a quorum."
+    );
     describe_gauge!(
         "stemedb_raft_apply_lag_entries",
         "Entries committed but not yet applied, over all groups of this node."

@@ -42,6 +42,12 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
     bytes(format!("{text}\n").as_bytes())
 }
 
+/// Says something to a person, beside what programs read.
+#[allow(clippy::print_stderr)]
+pub(crate) fn remark(text: &str) {
+    eprintln!("{text}");
+}
+
 /// Prints bytes as they are.
 pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::checks::linearizable::{Action, Outcome};
 use crate::draw::Draw;
 use crate::history::{Acknowledged, Counts, History, Place};
+use crate::schedule::Reads;
 
 /// How long a client waits.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -30,6 +31,8 @@ pub const PROJECT: ProjectId = ProjectId(1);
 pub struct Directory {
     /// The replicas of each node that is up, and how far its clock is from the true one.
     pub nodes: BTreeMap<NodeId, (Groups, i64)>,
+    /// Which life of a node that is.
+    pub lives: BTreeMap<NodeId, u64>,
 }
 
 /// What clients share.
@@ -37,9 +40,15 @@ pub struct Directory {
 pub struct Shared {
     directory: Mutex<Directory>,
     history: Mutex<History>,
+    reads: Reads,
 }
 
 impl Shared {
+    /// Clients that read so.
+    pub fn read(reads: Reads) -> Self {
+        Self { reads, ..Self::default() }
+    }
+
     /// What they know of the cluster.
     pub fn directory(&self) -> MutexGuard<'_, Directory> {
         self.directory.lock().unwrap_or_else(PoisonError::into_inner)
@@ -170,6 +179,9 @@ impl Client {
     }
 
     async fn get(&mut self, place: Place) {
+        if self.shared.reads != Reads::Led {
+            return self.get_by_permit(place).await;
+        }
         let begun = self.shared.history().begin(self.number, place, Action::Get);
         let deadline = Instant::now() + PATIENCE;
         let found = loop {
@@ -281,6 +293,60 @@ pub fn look_up(replica: &Group, place: Place) -> Option<Option<(u64, Revision)>>
 }
 
 impl Client {
+    /// Reads as a node does that holds a replica: with leave, which must still hold afterwards.
+    async fn get_by_permit(&mut self, place: Place) {
+        let begun = self.shared.history().begin(self.number, place, Action::Get);
+        let deadline = Instant::now() + PATIENCE;
+        let leased = self.shared.reads == Reads::Leased;
+        let found = loop {
+            if Instant::now() >= deadline {
+                break None;
+            }
+            if !leased {
+                // Whoever comes, wherever it leads.
+                self.leaders.remove(&place.0);
+            }
+            let Some((replica, _)) = self.replica(place.0) else {
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let node = self.leaders.get(&place.0).copied();
+            let life = |client: &Self| {
+                let directory = client.shared.directory();
+                let node = node.filter(|node| directory.nodes.contains_key(node))?;
+                directory.lives.get(&node).copied()
+            };
+            let alive = life(self);
+            match replica.permit_read(deadline).await {
+                Ok(permit) => {
+                    if leased && self.draw.below(8) == 0 {
+                        // The process stands still, here of all places.
+                        sleep(Duration::from_millis(self.draw.range(10..=1500))).await;
+                    }
+                    if alive.is_none() || life(self) != alive {
+                        break None;
+                    }
+                    let found = look_up(&replica, place);
+                    if permit.holds() {
+                        break found;
+                    }
+                }
+                Err(Error::NotLeader { leader }) => self.redirect(place.0, leader),
+                Err(_) => self.redirect(place.0, None),
+            }
+            sleep(Duration::from_millis(self.draw.range(5..=80))).await;
+        };
+        let mut history = self.shared.history();
+        match found {
+            Some(found) => {
+                history.end(begun, Outcome::Found(found.map(|(value, _)| value)));
+                drop(history);
+                self.seen.insert(place, found);
+            }
+            None => history.forget(begun),
+        }
+    }
+
     /// Reads a place, and writes down what it heard.
     pub async fn read(&mut self, place: Place) {
         self.get(place).await;

@@ -23,6 +23,7 @@
 //! | `net` | messages that are late, lost, repeated, cut off |
 //! | `mover` | layouts and the moves they ask for, until the node's own rebalancer joins |
 //! | `client`, `history` | what clients ask and hear |
+//! | `clock` | the time that leases are measured by |
 //! | `checks` | what must hold of a run, one file per property |
 //! | `trace` | what happened, as text and as one hash |
 //! | `minimise` | the few faults of many that make a run fail |
@@ -32,6 +33,7 @@
 
 pub mod checks;
 pub mod client;
+pub mod clock;
 pub mod draw;
 pub mod history;
 pub mod minimise;

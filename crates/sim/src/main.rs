@@ -11,7 +11,7 @@ use clap::Parser;
 use stemedb_sim::minimise::minimise;
 use stemedb_sim::rows::Kind;
 use stemedb_sim::run::{Report, note_panics, run};
-use stemedb_sim::schedule::Schedule;
+use stemedb_sim::schedule::{Reads, Schedule};
 use stemedb_sim::trace::Trace;
 use stemedb_wal::planted::{Bug, plant};
 
@@ -53,6 +53,12 @@ struct Arguments {
     /// Plant this mistake; with --planted, look for no other.
     #[arg(long, value_parser = bug)]
     plant: Option<Bug>,
+    /// Clients read at any replica.
+    #[arg(long)]
+    reads_anywhere: bool,
+    /// Clients read by the leader's lease.
+    #[arg(long, conflicts_with = "reads_anywhere")]
+    reads_leased: bool,
     /// Go on after a seed that failed.
     #[arg(long)]
     keep_going: bool,
@@ -68,6 +74,14 @@ impl Arguments {
     fn kind(&self) -> Kind {
         if self.rocksdb { Kind::Rocks } else { Kind::Map }
     }
+
+    fn reads(&self) -> Reads {
+        match (self.reads_anywhere, self.reads_leased) {
+            (true, _) => Reads::Anywhere,
+            (_, true) => Reads::Leased,
+            _ => self.plant.map_or(Reads::Led, Reads::that_meet),
+        }
+    }
 }
 
 /// Of so many seeds one runs again on RocksDB.
@@ -82,7 +96,7 @@ fn main() -> ExitCode {
     }
     plant(arguments.plant);
     match arguments.seed {
-        Some(seed) => one(seed, arguments.kind(), arguments.trace),
+        Some(seed) => one(&arguments, seed),
         None if arguments.planted => planted(&arguments),
         None => many(&arguments),
     }
@@ -125,7 +139,12 @@ fn hunt_for(bug: Bug, hunt: u64, seeds_max: u64, staging: &Path) -> Option<u64> 
     let first = 1 + hunt * 1_000_000;
     (1..=seeds_max).find(|count| {
         plant(Some(bug));
-        let (report, _) = run(&Schedule::of(first + count), Kind::Map, staging, Trace::new());
+        let (report, _) = run(
+            &Schedule::of(first + count).read(Reads::that_meet(bug)),
+            Kind::Map,
+            staging,
+            Trace::new(),
+        );
         plant(None);
         report.failure.is_some()
     })
@@ -158,9 +177,10 @@ fn folder() -> Option<(tempfile::TempDir, PathBuf)> {
     }
 }
 
-fn one(seed: u64, kind: Kind, trace: bool) -> ExitCode {
+fn one(arguments: &Arguments, seed: u64) -> ExitCode {
+    let (kind, trace) = (arguments.kind(), arguments.trace);
     let Some((_dir, staging)) = folder() else { return ExitCode::FAILURE };
-    let schedule = Schedule::of(seed);
+    let schedule = Schedule::of(seed).read(arguments.reads());
     let kept = if trace { Trace::keeping() } else { Trace::new() };
     let (report, kept) = run(&schedule, kind, &staging, kept);
     if trace {
@@ -276,6 +296,7 @@ fn many(arguments: &Arguments) -> ExitCode {
     let end = arguments.from.saturating_add(arguments.seeds);
     let (tell, reports) = mpsc::sync_channel::<(Kind, Report)>(64);
     let (kind, rocksdb) = (arguments.kind(), arguments.rocksdb);
+    let reads = arguments.reads();
     let mut sum = Sum::default();
     std::thread::scope(|threads| {
         for _ in 0..arguments.threads.max(1) {
@@ -288,7 +309,7 @@ fn many(arguments: &Arguments) -> ExitCode {
                     if seed >= end || stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let schedule = Schedule::of(seed);
+                    let schedule = Schedule::of(seed).read(reads);
                     let again = seed.is_multiple_of(ROCKS_EVERY) && !rocksdb;
                     for kind in [(kind, true), (Kind::Rocks, again)] {
                         let (kind, runs) = kind;

@@ -22,6 +22,7 @@ use stemedb_wal::{Driver, OnDamage, OpenError, Options, StreamId, Wal};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
+use crate::clock::DriftingClock;
 use crate::draw::Draw;
 use crate::net::{Endpoint, Net};
 use crate::process::Process;
@@ -36,6 +37,8 @@ pub const GROUP_OPTIONS: GroupOptions = GroupOptions {
     kept_entries: 20,
     snapshot_bytes_per_second: 0,
     snapshot_file_bytes: 4 << 10,
+    lease_reads: false,
+    votes_late: false,
 };
 
 const SEGMENT_BYTES: u64 = 64 << 10;
@@ -138,6 +141,8 @@ pub struct World {
     pub net: Net,
     /// Where nodes tell their news.
     pub news: mpsc::Sender<News>,
+    /// Leaders may read by their lease.
+    pub lease_reads: bool,
 }
 
 impl Node {
@@ -267,10 +272,11 @@ impl Node {
                 wal: wal.clone(),
                 store: rows.clone(),
                 plane: Arc::new(wire),
-                group: GROUP_OPTIONS,
+                group: GroupOptions { lease_reads: world.lease_reads, ..GROUP_OPTIONS },
                 replay: Replay::default(),
                 space: Space::default(),
                 evidence: Arc::new(world.net.belief(id)),
+                clock: Arc::new(DriftingClock::of(id)),
             };
             let life = Life { process: process.clone(), wal: wal.clone(), groups, options };
             // From here on peers may ask: what is not open yet is not here.

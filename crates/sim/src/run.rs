@@ -31,7 +31,7 @@ use crate::mover::{Mover, REPLICATION_FACTOR};
 use crate::net::{Net, Traffic, Weather};
 use crate::node::{Held, News, Node, Place, World};
 use crate::rows::Kind;
-use crate::schedule::Schedule;
+use crate::schedule::{Reads, Schedule};
 use crate::trace::Trace;
 
 /// How long the cluster has to heal, in simulated time.
@@ -193,7 +193,8 @@ impl Cluster {
     fn new(schedule: &Schedule, place: &Place, trace: Trace) -> Result<Self, String> {
         let mut draw = Draw::new(schedule.seed ^ 0x5eed);
         let (tell, news) = mpsc::channel(NEWS_MAX);
-        let world = World { net: Net::new(draw.fork()), news: tell };
+        let lease_reads = schedule.reads == Reads::Leased;
+        let world = World { net: Net::new(draw.fork()), news: tell, lease_reads };
         let ids: Vec<NodeId> = (1..=schedule.nodes as u64).map(NodeId).collect();
         let members: Vec<Member> = ids
             .iter()
@@ -218,7 +219,7 @@ impl Cluster {
             begun: Instant::now(),
             world,
             news,
-            shared: Arc::default(),
+            shared: Arc::new(Shared::read(schedule.reads)),
             next_node: nodes.len() as u64 + 1,
             nodes,
             groups: plan.layout.groups().collect(),
@@ -374,7 +375,9 @@ impl Cluster {
                 self.latent.remove(&number);
                 if let Some(life) = &node.life {
                     let known = (life.groups.clone(), node.clock_ms);
-                    self.shared.directory().nodes.insert(id, known);
+                    let mut directory = self.shared.directory();
+                    directory.nodes.insert(id, known);
+                    directory.lives.insert(id, node.lives);
                 }
             }
             Err(_) => {

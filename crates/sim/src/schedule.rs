@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use stemedb_wal::planted::Bug;
+
 use crate::draw::Draw;
 
 /// Something that goes wrong. Nodes are named by their place, 0 and on.
@@ -229,6 +231,31 @@ pub struct Schedule {
     pub chaos_ms: u64,
     /// What goes wrong, in order.
     pub events: Vec<Event>,
+    /// How clients read.
+    pub reads: Reads,
+}
+
+/// How clients read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reads {
+    /// At the leader, by a quorum.
+    #[default]
+    Led,
+    /// At any replica, which asks the leader.
+    Anywhere,
+    /// At the leader, by its lease; readers stand still at times between leave and look.
+    Leased,
+}
+
+impl Reads {
+    /// How clients must read for a mistake to be met.
+    pub fn that_meet(bug: Bug) -> Self {
+        match bug {
+            Bug::ReadUnapplied => Self::Anywhere,
+            Bug::LeaseFromReceipt | Bug::LeaseUnchecked => Self::Leased,
+            _ => Self::Led,
+        }
+    }
 }
 
 impl Schedule {
@@ -250,7 +277,12 @@ impl Schedule {
             at_ms += 1 + draw.below(2 * between_ms);
         }
         spread_rumours(seed, chaos_ms, &mut events);
-        Self { seed, nodes, shards, clients, chaos_ms, events }
+        Self { seed, nodes, shards, clients, chaos_ms, events, reads: Reads::default() }
+    }
+
+    /// The same, read in another way: the faults are the same, and what comes of them is not.
+    pub fn read(self, reads: Reads) -> Self {
+        Self { reads, ..self }
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use stemedb_sim::rows::Kind;
 use stemedb_sim::run::run;
-use stemedb_sim::schedule::Schedule;
+use stemedb_sim::schedule::{Reads, Schedule};
 use stemedb_sim::trace::Trace;
 use stemedb_wal::planted::{Bug, plant};
 
@@ -15,8 +15,13 @@ fn verdict(seed: u64) -> Option<String> {
 }
 
 fn verdict_on(kind: Kind, seed: u64) -> Option<String> {
+    verdict_of(kind, seed, Reads::Led)
+}
+
+fn verdict_of(kind: Kind, seed: u64, reads: Reads) -> Option<String> {
     let staging = tempfile::tempdir().unwrap();
-    let (report, _) = run(&Schedule::of(seed), kind, staging.path(), Trace::new());
+    let schedule = Schedule::of(seed).read(reads);
+    let (report, _) = run(&schedule, kind, staging.path(), Trace::new());
     assert!(!report.undecided, "seed {seed}: the checker gave up");
     println!(
         "seed {seed}: {} simulated ms, {:?}, hash {}",
@@ -45,6 +50,15 @@ fn and_some_more() {
 fn some_seeds_hold_on_rocksdb() {
     for seed in [100, 120, 140] {
         assert_eq!(verdict_on(Kind::Rocks, seed), None, "seed {seed}");
+    }
+}
+
+#[test]
+fn some_seeds_hold_wherever_clients_read_and_by_leases() {
+    for reads in [Reads::Anywhere, Reads::Leased] {
+        for seed in 300..315 {
+            assert_eq!(verdict_of(Kind::Map, seed, reads), None, "seed {seed} {reads:?}");
+        }
     }
 }
 

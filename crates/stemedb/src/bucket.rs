@@ -9,7 +9,7 @@ use stemedb_machine::shard::{
 use stemedb_types::limits::PAGE_ROWS_MAX;
 use stemedb_types::{BucketName, Key, ProjectName, Revision};
 
-use crate::front::{Admission, Call, Door, Front, Need, Op, OpAnswer};
+use crate::front::{Admission, Call, Consistency, Door, Front, Need, Op, OpAnswer};
 use crate::{Error, Node};
 
 /// How long a call waits, leader changes included.
@@ -110,14 +110,14 @@ impl Bucket {
     async fn write(&self, write: Write) -> Result<Answer, Error> {
         match self.call(Op::Write(write)).await? {
             OpAnswer::Write(answer) => Ok(answer),
-            OpAnswer::Read(_) => Err(unexpected()),
+            OpAnswer::Read(_) | OpAnswer::Weaker(..) => Err(unexpected()),
         }
     }
 
     async fn read(&self, read: Read) -> Result<ReadAnswer, Error> {
         match self.call(Op::Read(read)).await? {
             OpAnswer::Read(answer) => Ok(answer),
-            OpAnswer::Write(_) => Err(unexpected()),
+            OpAnswer::Write(_) | OpAnswer::Weaker(..) => Err(unexpected()),
         }
     }
 
@@ -128,6 +128,7 @@ impl Bucket {
             deadline: CALL_TIMEOUT,
             bucket: self.name.clone(),
             op,
+            consistency: Consistency::Linearizable,
         };
         Ok(Front::call(&self.node, call).await?.answer)
     }

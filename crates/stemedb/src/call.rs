@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! here ─► execute            there ─► one message with the caller's key ─► execute
+//! a read, and a replica is here ─► read it here, as the leader confirms
 //! ```
 //!
 //! Only the origin retries, inside the caller's deadline, and a write only after an
@@ -17,7 +18,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::core::{Core, Phase, locked};
 use crate::execute::Sink;
-use crate::front::{Admission, Answered, Call, Door, Op, OpAnswer};
+use crate::front::{Admission, Answered, Call, Consistency, Door, Op, OpAnswer};
+use crate::reading::Asked;
 use crate::router::{Route, route};
 use crate::wire::{CALL, WireCall, decode_op_result};
 use crate::{Error, Unavailable};
@@ -31,7 +33,7 @@ const REROUTE_INTERVAL: Duration = Duration::from_millis(50);
 const DEADLINE_MAX: Duration = Duration::from_secs(3600);
 
 /// What one try gave.
-enum Tried {
+pub(crate) enum Tried {
     /// The caller's answer.
     Done(Result<OpAnswer, Error>, NodeId),
     /// Certainly not applied: another node may take it.
@@ -40,7 +42,7 @@ enum Tried {
 
 impl Core {
     pub(crate) async fn call(&self, call: Call) -> Result<Answered, Error> {
-        let Call { admission, door, deadline, bucket, op } = call;
+        let Call { admission, door, deadline, bucket, op, consistency } = call;
         let begun = Instant::now();
         let deadline = begun + deadline.min(DEADLINE_MAX);
         let patience = deadline.min(begun + LEADERLESS_WAIT_MAX);
@@ -48,29 +50,45 @@ impl Core {
             return Err(Error::Internal("a data call without a project".to_owned()));
         };
         let shard = self.group_of(*project, &bucket)?;
+        let asked = Asked { admission: &admission, door, deadline, shard, bucket: &bucket };
+        if let Op::Read(read) = &op
+            && consistency != Consistency::Linearizable
+            && let Some(answered) = self.read_weaker(&asked, read, consistency).await
+        {
+            return answered;
+        }
         loop {
-            let tried = match self.route(shard) {
-                Route::Here => {
+            let route = self.route(shard);
+            let as_a_follower = match &op {
+                Op::Read(read) if route != Route::Here => {
+                    self.try_as_a_follower(&asked, read).await
+                }
+                _ => None,
+            };
+            let tried = match (as_a_follower, route) {
+                (Some(tried), _) => tried,
+                (None, Route::Here) => {
                     self.try_here(&admission, bucket.clone(), op.clone(), deadline).await
                 }
                 // Without an address there is nobody to send the caller to.
-                Route::To(node) if door == Door::Own => {
+                (None, Route::To(node)) if door == Door::Own => {
                     return Err(match self.http_address(node) {
                         Some(owner) => Error::NotOwner { owner: Some(owner) },
                         None => Error::unavailable(Unavailable::NoQuorum),
                     });
                 }
-                Route::To(node) => {
+                (None, Route::To(node)) => {
                     let wire = WireCall {
                         credential: admission.credential.clone(),
                         project: admission.caller.project.as_ref().map(|(_, name)| name.clone()),
                         deadline_ms: left_ms(deadline),
                         bucket: bucket.clone(),
                         op: op.clone(),
+                        consistency: Consistency::Linearizable,
                     };
                     self.try_there(node, wire, deadline).await
                 }
-                Route::Nowhere => Tried::Elsewhere(None),
+                (None, Route::Nowhere) => Tried::Elsewhere(None),
             };
             match tried {
                 Tried::Done(answer, node) => {
@@ -102,7 +120,7 @@ impl Core {
         };
     }
 
-    fn name_of(&self, node: NodeId) -> String {
+    pub(crate) fn name_of(&self, node: NodeId) -> String {
         if node == self.node {
             return self.description.name.clone();
         }
@@ -120,7 +138,7 @@ impl Core {
         let writes = matches!(op, Op::Write(_));
         let (tell, told) = oneshot::channel();
         let sink: Sink = Box::new(move |result| drop(tell.send(result)));
-        self.execute(&admission.caller, bucket, op, sink);
+        self.execute(&admission.caller, bucket, op, Consistency::Linearizable, sink);
         let result = match timeout_at(deadline, told).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) | Err(_) => Err(unanswered(writes)),
@@ -128,7 +146,7 @@ impl Core {
         self.settle(result, self.node)
     }
 
-    async fn try_there(&self, node: NodeId, call: WireCall, deadline: Instant) -> Tried {
+    pub(crate) async fn try_there(&self, node: NodeId, call: WireCall, deadline: Instant) -> Tried {
         let writes = matches!(call.op, Op::Write(_));
         let plane = match self.plane() {
             Ok(plane) => plane,
@@ -160,7 +178,7 @@ impl Core {
         self.settle(result, node)
     }
 
-    fn settle(&self, result: Result<OpAnswer, Error>, node: NodeId) -> Tried {
+    pub(crate) fn settle(&self, result: Result<OpAnswer, Error>, node: NodeId) -> Tried {
         match result {
             Err(Error::NotOwner { owner }) => {
                 Tried::Elsewhere(owner.and_then(|owner| self.node_at(&owner)))
@@ -195,7 +213,7 @@ fn unanswered(writes: bool) -> Error {
     if writes { Error::OutcomeUnknown } else { Error::unavailable(Unavailable::NoQuorum) }
 }
 
-fn left_ms(deadline: Instant) -> u64 {
+pub(crate) fn left_ms(deadline: Instant) -> u64 {
     let left = deadline.saturating_duration_since(Instant::now());
     u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
 }

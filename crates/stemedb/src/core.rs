@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use stemedb_engine::Store;
 use stemedb_machine::meta::{KeyHash, MetaState};
 use stemedb_membership as membership;
+use stemedb_raft::clock::SystemClock;
 use stemedb_raft::wal::Wal;
 use stemedb_raft::{Group, GroupOptions, Groups, GroupsOptions, Leadership, Replay};
 use stemedb_rpc::Plane;
@@ -200,6 +201,7 @@ impl Core {
             replay: self.replay.clone(),
             space: self.disks.space.clone(),
             evidence: Arc::new(self.liveness.clone()),
+            clock: Arc::new(SystemClock::new()),
         })
     }
 

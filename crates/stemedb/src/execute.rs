@@ -1,18 +1,17 @@
 //! Does what a caller asked in a bucket, where the shard is led.
 //!
 //! No task and no wait here: a write goes into the group's queue with a
-//! closure that takes its outcome, a read waits for its round the same way. The closure
+//! closure that takes its outcome, a read waits for its round the same way ([`crate::reading`]). The closure
 //! wakes the request, or puts the answer straight into a peer's out-buffer.
 
 use stemedb_claims::AgentId;
-use stemedb_machine::Error as MachineError;
-use stemedb_machine::shard::{Command, Read, Write, read};
-use stemedb_raft::{Damage, Group, Outcome, Part, Written};
+use stemedb_machine::shard::{Command, Write};
+use stemedb_raft::{Group, Outcome, Written};
 use stemedb_types::{BucketName, ProjectId};
 
 use crate::core::{Core, now_ms};
-use crate::damage::Finding;
-use crate::front::{Caller, Op, OpAnswer};
+use crate::front::{Caller, Consistency, Op, OpAnswer};
+use crate::reading::{Asker, Question};
 use crate::router::shard_of;
 use crate::{Error, Unavailable};
 
@@ -33,8 +32,16 @@ impl Core {
         }
     }
 
-    /// Does what `caller` asked, if this node leads the bucket's shard; `sink` is called once.
-    pub(crate) fn execute(&self, caller: &Caller, bucket: BucketName, op: Op, sink: Sink) {
+    /// Does what `caller` asked, if this node leads the bucket's shard, or holds it and has what a
+    /// weaker read wants; `sink` is called once.
+    pub(crate) fn execute(
+        &self,
+        caller: &Caller,
+        bucket: BucketName,
+        op: Op,
+        consistency: Consistency,
+        sink: Sink,
+    ) {
         match self.begin(caller, &bucket, &op) {
             Err(error) => sink(Err(error)),
             Ok((project, group)) => match op {
@@ -42,7 +49,13 @@ impl Core {
                     Ok(()) => self.write(&group, project, bucket, write, sink),
                     Err(error) => sink(Err(error)),
                 },
-                Op::Read(read) => self.read(&group, project, bucket, read, sink),
+                Op::Read(read) => {
+                    let question = Question { group, project, bucket, read };
+                    match self.read_as_it_is(&question, consistency) {
+                        Some(result) => sink(result),
+                        None => self.read_newest(question, Asker::Led, sink),
+                    }
+                }
             },
         }
     }
@@ -89,33 +102,6 @@ impl Core {
             Err(error) => sink(Err(failed(error, &nodes))),
         };
         group.propose(command, Box::new(done));
-    }
-
-    fn read(
-        &self,
-        group: &Group,
-        project: ProjectId,
-        bucket: BucketName,
-        question: Read,
-        sink: Sink,
-    ) {
-        let nodes = self.meta.load_full();
-        let applied = group.applied().clone();
-        let (findings, id, replica) = (self.findings.clone(), group.id(), group.replica());
-        let done = move |confirmed| match confirmed {
-            Ok(_) => match read(&applied.store(), project, &bucket, &question) {
-                Ok(answer) => sink(Ok(OpAnswer::Read(answer))),
-                // Not served from here again: another replica has it.
-                Err(MachineError::Damaged(cause)) => {
-                    let damage = Damage { part: Part::Store, cause };
-                    findings.report(Finding { group: id, replica, damage });
-                    sink(Err(Error::NotOwner { owner: None }));
-                }
-                Err(error) => sink(Err(Error::Internal(error.to_string()))),
-            },
-            Err(error) => sink(Err(failed(error, &nodes))),
-        };
-        group.confirm_read_then(Box::new(done));
     }
 }
 

@@ -13,7 +13,7 @@ use stemedb_claims::AgentId;
 use stemedb_machine::meta::{ApiKey, KeyHash, Node, Project, Role};
 use stemedb_machine::shard::{Answer, Read, ReadAnswer, Write};
 use stemedb_types::{
-    BucketName, ClusterId, GroupId, Layout, NodeId, ProjectId, ProjectName, ReplicaId,
+    BucketName, ClusterId, GroupId, Layout, NodeId, ProjectId, ProjectName, ReplicaId, Revision,
 };
 use zeroize::Zeroizing;
 
@@ -22,7 +22,8 @@ use crate::Error;
 /// Where a request came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
-    /// The node's own port: served if this node leads it, else [`Error::NotOwner`].
+    /// The node's own port: served if this node leads it, or holds it and a read is asked for; else
+    /// [`Error::NotOwner`].
     Own,
     /// The gateway: sent on to the owner, at most once.
     Gateway,
@@ -97,8 +98,36 @@ impl Admission {
 pub enum Op {
     /// Change it.
     Write(Write),
-    /// Read it, linearizably.
+    /// Read it.
     Read(Read),
+}
+
+/// How new what a read shows must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// As new as anything that anybody was told before the read began.
+    #[default]
+    Linearizable,
+    /// No older than a revision of the bucket that the caller has seen. It may be served by any replica
+    /// that has come so far; where none has, as [`Consistency::Linearizable`].
+    Session {
+        /// The newest revision the caller has seen.
+        seen: Revision,
+    },
+    /// Whatever a replica has, at once, and how old it may be.
+    Stale,
+}
+
+/// How a read was served that may show less than the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// It shows what the caller has seen, and perhaps more.
+    Session,
+    /// It shows everything that was acknowledged so long ago, and perhaps more.
+    Stale {
+        /// At most so long ago, in ms.
+        age_ms: u64,
+    },
 }
 
 /// A request about one bucket.
@@ -114,6 +143,8 @@ pub struct Call {
     pub bucket: BucketName,
     /// What to do.
     pub op: Op,
+    /// How new what it reads must be; writes don't ask.
+    pub consistency: Consistency,
 }
 
 /// What came of a [`Call`].
@@ -123,6 +154,8 @@ pub enum OpAnswer {
     Write(Answer),
     /// Of a read.
     Read(ReadAnswer),
+    /// Of a read that is not linearizable.
+    Weaker(ReadAnswer, Served),
 }
 
 /// An answer, and who gave it.

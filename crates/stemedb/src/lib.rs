@@ -24,11 +24,13 @@
 //! | `liveness`, `failover` | which members are there; another leads where the leader is gone |
 //! | `reconcile` | layout, what is held and what is set aside → which groups to open and close (pure) |
 //! | `held` | which replicas this node holds, on disk |
+//! | `promises` | whether it has promised leaders leases |
 //! | `quarantine`, `damage` | replicas whose bytes are damaged: judged, set aside, remembered |
 //! | `router` | bucket → shard → leader (pure) |
 //! | `auth` | key → role → allowed? (pure) |
 //! | `admit` | lets a caller in, asking the meta leader if it must |
 //! | `call`, `execute` | a data call at its origin, and where it is led |
+//! | `reading` | reads at a replica that does not lead, and reads that may be older |
 //! | `meta_call` | commands for the cluster |
 //! | `peers`, `wire` | what nodes ask each other, and its bytes |
 //! | `scrub` | reads everything on disk once in a while, and checks it |
@@ -37,8 +39,7 @@
 //! | `volumes` | looks at the volumes, tells peers, keeps out what there is no room for |
 //! | `status`, `monitor` | what a node says of itself |
 //!
-//! Left out until their parts: nodes that leave, failover by evidence, session
-//! and stale reads, `Idempotency-Key`, quotas and limits, draining without a lost call.
+//! Left out until their parts: nodes that leave, failover by evidence, `Idempotency-Key`, quotas and limits, draining without a lost call.
 
 mod admit;
 mod auth;
@@ -65,7 +66,9 @@ mod moving;
 mod node;
 mod options;
 mod peers;
+mod promises;
 mod quarantine;
+mod reading;
 mod rebalance;
 mod reconcile;
 mod replace_file;
@@ -78,8 +81,9 @@ mod wire;
 pub use bucket::Bucket;
 pub use error::{Error, Unavailable};
 pub use front::{
-    AdminAnswer, AdminCall, Admission, Answered, Call, Caller, ClusterStatus, Credential, Door,
-    Front, Member, MemberState, Need, Op, OpAnswer, Quarantined, Readiness, Startup,
+    AdminAnswer, AdminCall, Admission, Answered, Call, Caller, ClusterStatus, Consistency,
+    Credential, Door, Front, Member, MemberState, Need, Op, OpAnswer, Quarantined, Readiness,
+    Served, Startup,
 };
 pub use node::Node;
 pub use options::{Auth, Fatal, Gossip, NodeOptions, StartError};

@@ -12,7 +12,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::try_join_all;
 use rand::RngExt;
 use stemedb_engine::Health;
@@ -20,9 +19,8 @@ use stemedb_machine::meta::{IfExists, MetaAnswer, MetaCommand, MetaState, NewKey
 use stemedb_placement::Goal;
 use stemedb_raft::wal::{Error as LogError, StreamId};
 use stemedb_raft::{Group, Leadership};
-use stemedb_rpc::Envelope;
-use stemedb_types::{GroupId, NodeId, Replica, ReplicaId};
-use tokio::time::{Instant, timeout, timeout_at};
+use stemedb_types::{GroupId, Replica, ReplicaId};
+use tokio::time::{Instant, timeout};
 
 use crate::auth::{hash_of, is_key, make_key};
 use crate::core::{Core, Phase, locked, now_ms};
@@ -34,7 +32,6 @@ use crate::moving::{step_to, take};
 use crate::options::{Auth, Fatal};
 use crate::rebalance::rebalance;
 use crate::reconcile::{Action, Actual, reconcile};
-use crate::wire::{READ_INDEX, decode_index_option};
 use crate::{Credential, Error};
 
 /// How long one question of founding or joining may take.
@@ -169,10 +166,8 @@ async fn catch_up(core: &Core, group: Group) {
     let mut leadership = group.leadership();
     while core.groups.get(group.id()).is_some_and(|open| open.replica() == group.replica()) {
         leadership.borrow_and_update();
-        let index = core.confirmed_index(&group, Instant::now() + QUESTION_TIMEOUT).await;
-        if let Some(index) = index
-            && group.wait_applied(index, QUESTION_TIMEOUT * 10).await.is_ok()
-        {
+        // What is to be caught up with may be much: the question is short, the rest is not.
+        if group.reach_quorum_index(Instant::now() + QUESTION_TIMEOUT * 10).await.is_ok() {
             locked(&core.caught_up).insert(group.id());
             return;
         }
@@ -181,32 +176,13 @@ async fn catch_up(core: &Core, group: Group) {
 }
 
 impl Core {
-    /// What a quorum confirms to be committed, asked of the group's leader; it was at the time of
-    /// the call.
-    async fn confirmed_index(&self, group: &Group, deadline: Instant) -> Option<u64> {
-        let seen = *group.leadership().borrow();
-        match seen {
-            Leadership::Here => timeout_at(deadline, group.confirm_read()).await.ok()?.ok(),
-            Leadership::There(node) => self.read_index(node, group.id(), deadline).await,
-            Leadership::Unknown => None,
-        }
-    }
-
-    /// [`Core::confirmed_index`] of the meta group, once it is applied here.
+    /// Takes the meta state on that a quorum confirms to be the newest; it was at the time of the
+    /// call. Returns its index.
     pub(crate) async fn meta_index(&self, meta: &Group, deadline: Instant) -> Option<u64> {
-        let index = self.confirmed_index(meta, deadline).await?;
-        self.meta_applied(index, deadline).await.ok()?;
+        // A quorum, and no lease: this is how a node knows that it is heard.
+        let index = meta.reach_quorum_index(deadline).await.ok()?;
+        self.adopt(meta);
         Some(index)
-    }
-
-    async fn read_index(&self, node: NodeId, group: GroupId, deadline: Instant) -> Option<u64> {
-        let nobody = ReplicaId(0);
-        let payload = Bytes::new();
-        let message = Envelope { group, from: nobody, to: nobody, kind: READ_INDEX, payload };
-        let plane = self.plane().ok()?;
-        let lane = stemedb_rpc::Lane::Urgent;
-        let answer = plane.request(node, lane, message, deadline).await.ok()?;
-        decode_index_option(&answer).ok().flatten()
     }
 
     /// Takes the newest meta state on that is applied here, and returns it.

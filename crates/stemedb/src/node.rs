@@ -36,6 +36,7 @@ use crate::monitor::monitor;
 use crate::moving::move_members;
 use crate::options::{Fatal, NodeOptions, StartError};
 use crate::peers::Peers;
+use crate::promises::{self, Promises};
 use crate::quarantine::{self, Entry, Quarantine};
 use crate::scrub;
 use crate::volumes::{Disks, LOG, STORE, Volume, watch_disks};
@@ -44,6 +45,8 @@ use crate::volumes::{Disks, LOG, STORE, Volume, watch_disks};
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a node that went down waits until nothing but itself holds its store.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
+/// Between two looks whether the start is over, for what wakes nobody.
+const STARTED_INTERVAL: Duration = Duration::from_millis(500);
 /// The log's own file in its directory that is there as long as the log is.
 const LOG_IDENTITY: &str = "identity";
 /// Memtables that the store may hold, and flush one behind another.
@@ -100,6 +103,11 @@ impl Node {
             // A node must come back on a full disk, to delete. The monitor writes it once it can.
             _ => {}
         }
+        let promises = promises::open(&options.db_dir, options.groups.lease_reads);
+        let promises = promises
+            .map_err(|cause| StartError::Disk(format!("note that leases are on: {cause}")))?;
+        let mut groups = options.groups;
+        groups.votes_late = promises != Promises::None;
         let listener = match options.peers {
             Some(listener) => listener,
             None => TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
@@ -139,7 +147,7 @@ impl Node {
             auth: options.auth,
             shards: options.shards,
             replication_factor: options.replication_factor,
-            group_options: options.groups,
+            group_options: groups,
             live_log_bytes_max: options.live_log_bytes_max,
             // A log that may be longer before it is cut must be let grow so far.
             log_stop_bytes: options.log_stop_bytes.max(options.live_log_bytes_max / 2 * 7),
@@ -166,6 +174,9 @@ impl Node {
         });
         core.set_plane(Arc::new(plane.map_err(|cause| StartError::Network(cause.to_string()))?));
         core.tasks.spawn(live(core.clone()));
+        if promises == Promises::Left {
+            core.tasks.spawn(forget_promises(core.clone()));
+        }
         core.tasks.spawn(move_members(core.clone()));
         core.tasks.spawn(watch_peers(core.clone()));
         core.tasks.spawn(succeed_leaders(core.clone()));
@@ -355,6 +366,27 @@ impl Front for Node {
 
     fn startup(&self) -> Startup {
         self.core().startup()
+    }
+}
+
+/// Once every promise of an earlier life is over, the next life need not keep still for it.
+async fn forget_promises(core: Arc<Core>) {
+    // Replicas are opened a while after the node, and each keeps still from then on.
+    let mut changed = core.meta_changed.subscribe();
+    while !core.startup().done {
+        tokio::select! {
+            () = core.stop.cancelled() => return,
+            _ = changed.changed() => {}
+            () = tokio::time::sleep(STARTED_INTERVAL) => {}
+        }
+    }
+    let over = Duration::from_millis(core.group_options.election_timeout_max_ms);
+    tokio::select! {
+        () = core.stop.cancelled() => return,
+        () = tokio::time::sleep(over) => {}
+    }
+    if let Err(error) = promises::forget(&core.db_dir) {
+        tracing::warn!(%error, "the note that leases were on stays: the next start keeps still again");
     }
 }
 

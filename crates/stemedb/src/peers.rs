@@ -23,9 +23,8 @@ use crate::front::{Need, Op};
 use crate::identity::Identity;
 use crate::wire::{
     APPLIED, CALL, DESCRIBE, DISK, FORGOTTEN, FOUNDED, JOIN, KEY, LED, LOST, META, PING, PROPOSE,
-    READ_INDEX, Welcome, WireCall, WireMeta, decode_key_question, decode_level, decode_replica,
-    decode_wait, encode_bool, encode_index_option, encode_led, encode_meta_result,
-    encode_op_result,
+    Welcome, WireCall, WireMeta, decode_key_question, decode_level, decode_replica, decode_wait,
+    encode_bool, encode_index_option, encode_led, encode_meta_result, encode_op_result,
 };
 use crate::{Error, Unavailable};
 
@@ -137,7 +136,9 @@ impl Core {
         };
         let sink: Sink = Box::new(move |result| reply.ok(encode_op_result(&result)));
         match self.glance(call.credential.as_ref(), call.project.as_ref(), need) {
-            Glance::Sure(Ok(caller)) => self.execute(&caller, call.bucket, call.op, sink),
+            Glance::Sure(Ok(caller)) => {
+                self.execute(&caller, call.bucket, call.op, call.consistency, sink);
+            }
             // A project that is not here yet may be made, a key may be news: both take a question.
             Glance::Sure(Err(error)) if !matches!(error, Error::NotFound(_)) => sink(Err(error)),
             Glance::Sure(Err(_)) | Glance::Ask(_) => {
@@ -150,7 +151,9 @@ impl Core {
                             self.admit(call.credential.as_ref(), call.project.as_ref(), need) => admitted,
                     };
                     match admitted {
-                        Ok(caller) => self.execute(&caller, call.bucket, call.op, sink),
+                        Ok(caller) => {
+                            self.execute(&caller, call.bucket, call.op, call.consistency, sink);
+                        }
                         Err(error) => sink(Err(error)),
                     }
                 });
@@ -177,12 +180,6 @@ impl Core {
                 let until = Instant::now() + timeout.min(PEER_QUESTION_TIMEOUT);
                 self.meta_applied(index, until).await.map_err(refused)?;
                 Ok(Bytes::new())
-            }
-            READ_INDEX => {
-                let group = self.groups.get(message.group);
-                let group = group.ok_or_else(|| refused("no replica of this group is here"))?;
-                let index = group.confirm_read().await.map_err(refused)?;
-                Ok(encode_index_option(Some(index)))
             }
             DISK => {
                 self.disks.hear(from.node, decode_level(&message.payload).map_err(payload)?);

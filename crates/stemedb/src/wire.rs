@@ -6,7 +6,6 @@
 //! | `META` | a meta command, with the caller's key | a [`MetaAnswer`], or an error |
 //! | `KEY` | does the meta leader know this hash? | the index at which it does, or "no" |
 //! | `APPLIED` | wait until this meta index is applied here | done |
-//! | `READ_INDEX` | how far is this group committed? | the index |
 //! | `DISK` | my disks can take this much | heard |
 //! | `LED` | which groups do you lead, with which members? | a list of [`Led`] |
 //! | `FORGOTTEN` | is this replica no member of its group any more? | yes or no |
@@ -28,17 +27,17 @@ use stemedb_machine::shard::{Answer, Read, ReadAnswer, Write};
 use stemedb_raft::{Kind, Level};
 use stemedb_types::{
     BucketName, ClusterId, DecodeError, Decoder, Encoder, GroupId, NodeId, ProjectName, ReplicaId,
+    Revision,
 };
 
 use crate::Error;
 use crate::error::Unavailable;
-use crate::front::{Credential, Op, OpAnswer};
+use crate::front::{Consistency, Credential, Op, OpAnswer, Served};
 
 pub(crate) const CALL: Kind = 32;
 pub(crate) const META: Kind = 33;
 pub(crate) const KEY: Kind = 34;
 pub(crate) const APPLIED: Kind = 35;
-pub(crate) const READ_INDEX: Kind = 36;
 pub(crate) const DISK: Kind = 37;
 pub(crate) const LED: Kind = 38;
 pub(crate) const FORGOTTEN: Kind = 39;
@@ -59,6 +58,8 @@ pub(crate) struct WireCall {
     pub(crate) deadline_ms: u64,
     pub(crate) bucket: BucketName,
     pub(crate) op: Op,
+    /// How new what it reads must be.
+    pub(crate) consistency: Consistency,
 }
 
 fn bad(what: &'static str) -> DecodeError {
@@ -87,7 +88,14 @@ impl WireCall {
                 write.encode(&mut out);
             }
             Op::Read(read) => {
-                out.u8(2);
+                match self.consistency {
+                    Consistency::Linearizable => out.u8(2),
+                    Consistency::Session { seen } => {
+                        out.u8(3);
+                        out.varint(seen.0);
+                    }
+                    Consistency::Stale => out.u8(4),
+                }
                 read.encode(&mut out);
             }
         }
@@ -102,13 +110,19 @@ impl WireCall {
             from.option(|from| from.text("a project")?.parse().map_err(|_| bad("a project name")))?;
         let deadline_ms = from.varint()?;
         let bucket = from.text("a bucket")?.parse().map_err(|_| bad("a bucket name"))?;
-        let op = match from.u8()? {
-            1 => Op::Write(Write::decode(&mut from, input)?),
-            2 => Op::Read(Read::decode(&mut from, input)?),
+        let (writes, consistency) = match from.u8()? {
+            1 => (true, Consistency::Linearizable),
+            2 => (false, Consistency::Linearizable),
+            3 => (false, Consistency::Session { seen: Revision(from.varint()?) }),
+            4 => (false, Consistency::Stale),
             got => return Err(DecodeError::Value { what: "a call", got: got.into() }),
         };
+        let op = match writes {
+            true => Op::Write(Write::decode(&mut from, input)?),
+            false => Op::Read(Read::decode(&mut from, input)?),
+        };
         from.finish()?;
-        Ok(Self { credential, project, deadline_ms, bucket, op })
+        Ok(Self { credential, project, deadline_ms, bucket, op, consistency })
     }
 }
 
@@ -122,6 +136,16 @@ pub(crate) fn encode_op_result(result: &Result<OpAnswer, Error>) -> Bytes {
         }
         Ok(OpAnswer::Read(answer)) => {
             out.u8(2);
+            answer.encode(&mut out);
+        }
+        Ok(OpAnswer::Weaker(answer, served)) => {
+            match served {
+                Served::Session => out.u8(3),
+                Served::Stale { age_ms } => {
+                    out.u8(4);
+                    out.varint(*age_ms);
+                }
+            }
             answer.encode(&mut out);
         }
         Err(error) => {
@@ -138,6 +162,11 @@ pub(crate) fn decode_op_result(input: &Bytes) -> Result<Result<OpAnswer, Error>,
         0 => Err(take_error(&mut from)?),
         1 => Ok(OpAnswer::Write(Answer::decode(&mut from)?)),
         2 => Ok(OpAnswer::Read(ReadAnswer::decode(&mut from, input)?)),
+        3 => Ok(OpAnswer::Weaker(ReadAnswer::decode(&mut from, input)?, Served::Session)),
+        4 => {
+            let served = Served::Stale { age_ms: from.varint()? };
+            Ok(OpAnswer::Weaker(ReadAnswer::decode(&mut from, input)?, served))
+        }
         got => return Err(DecodeError::Value { what: "a call's answer", got: got.into() }),
     })
 }
@@ -428,7 +457,7 @@ fn take_error(from: &mut Decoder<'_>) -> Result<Error, DecodeError> {
 mod tests {
     use super::*;
     use stemedb_machine::shard::Condition;
-    use stemedb_types::{Key, Revision};
+    use stemedb_types::Key;
 
     #[test]
     fn a_call_reads_back_with_its_key() {
@@ -443,11 +472,49 @@ mod tests {
                 condition: Condition::Absent,
                 expires_at_ms: None,
             }),
+            consistency: Consistency::Linearizable,
         };
         let read = WireCall::decode(&call.encode()).unwrap();
         assert_eq!(read.credential.as_ref().map(Credential::expose), Some("secret"));
         assert_eq!((read.project, read.deadline_ms), (call.project, 1500));
         assert_eq!((read.bucket, read.op), (call.bucket, call.op));
+    }
+
+    #[test]
+    fn a_read_crosses_with_how_new_it_must_be_and_its_answer_with_how_it_was_served() {
+        let get = Read::Get { key: Key::new("k").unwrap(), as_of: None };
+        let seen = Revision(u64::MAX);
+        for consistency in
+            [Consistency::Linearizable, Consistency::Session { seen }, Consistency::Stale]
+        {
+            let call = WireCall {
+                credential: None,
+                project: None,
+                deadline_ms: 7,
+                bucket: "b".parse().unwrap(),
+                op: Op::Read(get.clone()),
+                consistency,
+            };
+            let bytes = call.encode();
+            let read = WireCall::decode(&bytes).unwrap();
+            assert_eq!((read.op, read.consistency), (call.op, consistency));
+            for cut in 0..bytes.len() {
+                assert!(WireCall::decode(&bytes.slice(..cut)).is_err(), "cut at {cut}");
+            }
+        }
+        let found = ReadAnswer::Value { revision: seen, version: None };
+        for answer in [
+            OpAnswer::Read(found.clone()),
+            OpAnswer::Weaker(found.clone(), Served::Session),
+            OpAnswer::Weaker(found.clone(), Served::Stale { age_ms: u64::MAX }),
+        ] {
+            let result = Ok(answer);
+            let bytes = encode_op_result(&result);
+            for cut in 0..bytes.len() {
+                assert!(decode_op_result(&bytes.slice(..cut)).is_err(), "cut at {cut}");
+            }
+            assert_eq!(decode_op_result(&bytes), Ok(result));
+        }
     }
 
     #[test]

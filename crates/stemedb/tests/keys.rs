@@ -11,7 +11,8 @@ use common::{cluster, places, stop};
 use stemedb::meta::{ApiKey, Role};
 use stemedb::shard::{Condition, Write};
 use stemedb::{
-    AdminAnswer, AdminCall, Auth, Call, Credential, Door, Error, Front, Need, Node, NodeOptions, Op,
+    AdminAnswer, AdminCall, Auth, Call, Consistency, Credential, Door, Error, Front, Need, Node,
+    NodeOptions, Op,
 };
 
 const ROOT: &str = "steme_live_0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -55,7 +56,8 @@ async fn put(node: &Node, key: &str) -> Result<(), Error> {
     };
     let deadline = Duration::from_secs(10);
     let bucket = "b".parse().unwrap();
-    let call = Call { admission, door: Door::Gateway, deadline, bucket, op: Op::Write(write) };
+    let (door, op, consistency) = (Door::Gateway, Op::Write(write), Consistency::Linearizable);
+    let call = Call { admission, door, deadline, bucket, op, consistency };
     node.call(call).await.map(|_| ())
 }
 

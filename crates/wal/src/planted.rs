@@ -37,11 +37,17 @@ pub enum Bug {
     LeaderRestored,
     /// A replica applies what it has not synced yet.
     AppliedBeforeSync,
+    /// A replica that does not lead reads before it has applied the index it was given.
+    ReadUnapplied,
+    /// A lease is counted from when the quorum's answers came.
+    LeaseFromReceipt,
+    /// A lease is not looked at again after the value was read.
+    LeaseUnchecked,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 14] = [
+    pub const ALL: [Bug; 17] = [
         Bug::CallbackBeforeSync,
         Bug::VoteNotPersisted,
         Bug::VoteReordered,
@@ -56,6 +62,9 @@ impl Bug {
         Bug::OldEpoch,
         Bug::LeaderRestored,
         Bug::AppliedBeforeSync,
+        Bug::ReadUnapplied,
+        Bug::LeaseFromReceipt,
+        Bug::LeaseUnchecked,
     ];
 }
 

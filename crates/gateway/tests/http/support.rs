@@ -12,8 +12,9 @@ use serde_json::Value;
 use stemedb::meta::{ApiKey, KeyHash, Node, NodeAddresses, Project, Role};
 use stemedb::shard::{Answer, AssertStatus, Head, Read, ReadAnswer, Version, Write};
 use stemedb::{
-    AdminAnswer, AdminCall, Admission, Answered, Call, Caller, ClusterStatus, Credential, Door,
-    Error, Front, Member, MemberState, Need, Op, OpAnswer, Quarantined, Readiness, Startup,
+    AdminAnswer, AdminCall, Admission, Answered, Call, Caller, ClusterStatus, Consistency,
+    Credential, Door, Error, Front, Member, MemberState, Need, Op, OpAnswer, Quarantined,
+    Readiness, Startup,
 };
 use stemedb_gateway::{Gateway, Options};
 use stemedb_types::{
@@ -226,6 +227,11 @@ impl Bench {
     pub(crate) fn asked(&self) -> (String, Op) {
         let call = self.script.calls.lock().unwrap().last().cloned().unwrap();
         (call.bucket.to_string(), call.op)
+    }
+
+    /// How new what the last call reads must be.
+    pub(crate) fn asked_for(&self) -> Consistency {
+        self.script.calls.lock().unwrap().last().unwrap().consistency
     }
 
     /// How often the front was asked to do anything.

@@ -12,14 +12,14 @@ use stemedb_client::{Client, Condition, ScanOptions};
 use stemedb_types::limits::{PAGE_ROWS_MAX, VALUE_BYTES_MAX};
 use stemedb_types::{BucketName, Key};
 
-use crate::cli::{BucketArgs, KvCommand};
+use crate::cli::{BucketArgs, Consistency, KvCommand, ReadArgs};
 use crate::endpoint::Who;
 use crate::exit::{Failure, NOT_FOUND, USAGE};
 use crate::output::{self, Output};
 
 pub(crate) async fn run(command: KvCommand) -> Result<(), Failure> {
     match command {
-        KvCommand::Get { target, key } => get(target, key).await,
+        KvCommand::Get { target, reads, key } => get(target, reads, key).await,
         KvCommand::Put { target, key, value, file, if_match, if_absent } => {
             let condition = match if_match {
                 Some(revision) => Condition::At(revision),
@@ -31,7 +31,7 @@ pub(crate) async fn run(command: KvCommand) -> Result<(), Failure> {
         KvCommand::Del { target, key, if_match } => {
             delete(target, key, if_match.map_or(Condition::Always, Condition::At)).await
         }
-        KvCommand::Scan { target, prefix, start, end, limit, keys_only, reverse, as_of } => {
+        KvCommand::Scan { target, reads, prefix, start, end, limit, keys_only, reverse, as_of } => {
             let bytes = |text: Option<OsString>| text.map(OsString::into_vec);
             let options = ScanOptions {
                 prefix: bytes(prefix),
@@ -44,13 +44,27 @@ pub(crate) async fn run(command: KvCommand) -> Result<(), Failure> {
                 reverse,
                 as_of,
             };
-            scan(target, options, limit.unwrap_or(usize::MAX)).await
+            scan(target, reads, options, limit.unwrap_or(usize::MAX)).await
         }
     }
 }
 
 fn open(target: &BucketArgs) -> Result<Client, Failure> {
     target.client.client(Who::Project)
+}
+
+/// The client for reads.
+fn open_to_read(target: &BucketArgs, reads: ReadArgs) -> Result<Client, Failure> {
+    let client = open(target)?;
+    Ok(match (reads.consistency, reads.seen) {
+        (Consistency::Linearizable, None) => client,
+        (Consistency::Session, None) => client.session(),
+        (Consistency::Session, Some(seen)) => client.session_from(&target.bucket, seen),
+        (Consistency::Stale, None) => client.stale(),
+        (Consistency::Linearizable | Consistency::Stale, Some(_)) => {
+            return Err(Failure::new(USAGE, "--seen is for --consistency session".to_owned()));
+        }
+    })
 }
 
 fn key(text: OsString) -> Result<Key, Failure> {
@@ -84,10 +98,13 @@ fn not_there(bucket: &BucketName) -> Failure {
     Failure::new(NOT_FOUND, format!("there is no such key in bucket {bucket}"))
 }
 
-async fn get(target: BucketArgs, name: OsString) -> Result<(), Failure> {
+async fn get(target: BucketArgs, reads: ReadArgs, name: OsString) -> Result<(), Failure> {
     let key = key(name)?;
-    let found = open(&target)?.get(&target.bucket, &key).await?;
+    let found = open_to_read(&target, reads)?.get(&target.bucket, &key).await?;
     let value = found.ok_or_else(|| not_there(&target.bucket))?;
+    if let Some(stale_ms) = value.stale_ms {
+        output::remark(&format!("at most {stale_ms} ms old"));
+    }
     if target.client.output == Output::Table {
         return output::bytes(&value.bytes);
     }
@@ -129,8 +146,13 @@ async fn delete(target: BucketArgs, name: OsString, condition: Condition) -> Res
 }
 
 /// Prints page by page, so that a long scan neither waits nor piles up. JSON is one row a line.
-async fn scan(target: BucketArgs, options: ScanOptions, limit: usize) -> Result<(), Failure> {
-    let client = open(&target)?;
+async fn scan(
+    target: BucketArgs,
+    reads: ReadArgs,
+    options: ScanOptions,
+    limit: usize,
+) -> Result<(), Failure> {
+    let client = open_to_read(&target, reads)?;
     let (mut cursor, mut left) = (None, limit);
     while left > 0 {
         let page = client.scan_page(&target.bucket, &options, cursor.as_deref()).await?;

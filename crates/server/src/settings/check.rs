@@ -64,6 +64,8 @@ pub(crate) struct Settings {
     pub(crate) scrub_period: Duration,
     /// How long a member may be away.
     pub(crate) replace_after: Duration,
+    /// Leaders may read by their lease.
+    pub(crate) lease_reads: bool,
     pub(crate) log: String,
 }
 
@@ -130,6 +132,7 @@ pub(crate) fn check(effective: &Effective, machine: &impl Machine) -> Result<Set
         live_log_bytes_max: from.bytes("live-log-bytes-max")?,
         scrub_period: from.period("scrub-period")?,
         replace_after: from.replace_after()?,
+        lease_reads: from.lease_reads()?,
         log: from.text("log")?.unwrap_or_default(),
     };
     from.switch("unsafe-skip-signatures").and_then(|skip| rules(&settings, skip))?;
@@ -258,6 +261,14 @@ impl<M: Machine> Reader<'_, M> {
                 Self::refuse(row, format!("{text} is less than {}s", REPLACE_AFTER_MIN.as_secs()))
             }
             _ => Ok(after),
+        }
+    }
+
+    fn lease_reads(&self) -> Result<bool, Refused> {
+        match self.given("read-mode") {
+            None | Some((_, "quorum")) => Ok(false),
+            Some((_, "lease")) => Ok(true),
+            Some((row, text)) => Self::refuse(row, format!("{text:?} is not quorum or lease")),
         }
     }
 

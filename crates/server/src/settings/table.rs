@@ -184,6 +184,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How long a node may be away until another takes its place, if one can",
     ),
     setting(
+        "read-mode",
+        Kind::Text,
+        Some("quorum"),
+        "What a leader reads by: quorum, or lease (faster, and right only while clocks drift apart by less than a tenth)",
+    ),
+    setting(
         "log",
         Kind::Text,
         Some("info"),

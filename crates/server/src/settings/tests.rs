@@ -338,6 +338,15 @@ fn a_node_may_be_away_for_as_long_as_a_restart_takes() {
 }
 
 #[test]
+fn reads_ask_a_quorum_unless_the_lease_is_asked_for() {
+    assert!(!settings(&[], &[]).unwrap().lease_reads);
+    let mode = |text| settings(&[], &[("STEMEDB_READ_MODE", text)]).map(|s| s.lease_reads);
+    assert!(mode("lease").unwrap() && !mode("quorum").unwrap());
+    let refused = format!("{:?}", mode("local").unwrap_err());
+    assert!(refused.contains("is not quorum or lease"), "{refused}");
+}
+
+#[test]
 fn the_page_of_settings_names_every_setting() {
     let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/settings.md");
     let page = std::fs::read_to_string(page).unwrap();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use stemedb::shard::{AssertItem, Write};
-use stemedb::{Budget, Call, Door, Front, Need, Node, NodeOptions, Op, OpAnswer};
+use stemedb::{Budget, Call, Consistency, Door, Front, Need, Node, NodeOptions, Op, OpAnswer};
 use stemedb_claims::{AgentId, Statement};
 use stemedb_types::{Key, ProjectId};
 use tempfile::TempDir;
@@ -175,6 +175,7 @@ async fn write(node: &Node, buckets: &[(stemedb::Admission, &str)], draw: &mut D
         deadline: PATIENCE,
         bucket: bucket.parse().unwrap(),
         op: Op::Write(write),
+        consistency: Consistency::Linearizable,
     };
     let answered = Front::call(node, call).await.unwrap();
     assert!(matches!(answered.answer, OpAnswer::Write(_)));
