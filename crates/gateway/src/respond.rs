@@ -16,6 +16,7 @@ use crate::failure::Failure;
 pub(crate) type Body = Full<Bytes>;
 
 pub(crate) const REVISION: HeaderName = HeaderName::from_static(header::REVISION);
+pub(crate) const REPLAYED: HeaderName = HeaderName::from_static(header::REPLAYED);
 pub(crate) const SERVED_BY: HeaderName = HeaderName::from_static(header::SERVED_BY);
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static(header::JSON);
 /// Answers are linearizable and mostly secret: a cache must ask again, and only the caller's own.
@@ -50,6 +51,13 @@ pub(crate) fn typed(status: StatusCode, content_type: HeaderValue, body: Bytes) 
 pub(crate) fn origin(headers: &mut HeaderMap, revision: Revision, served_by: HeaderValue) {
     headers.insert(REVISION, revision.0.into());
     headers.insert(SERVED_BY, served_by);
+}
+
+/// Says of an answer that it was given before.
+pub(crate) fn replayed(headers: &mut HeaderMap, replayed: bool) {
+    if replayed {
+        headers.insert(REPLAYED, HeaderValue::from_static("1"));
+    }
 }
 
 /// A revision as an ETag: its digits in quotes.

@@ -221,6 +221,8 @@ pub struct Schedule {
     pub chaos_ms: u64,
     /// What goes wrong, in order.
     pub events: Vec<Event>,
+    /// Whether clients name their writes, and ask again where they heard nothing. No seed says so.
+    pub named: bool,
 }
 
 impl Schedule {
@@ -241,7 +243,7 @@ impl Schedule {
             events.push(Event { at_ms, fault: fault(kind, nodes, &mut draw) });
             at_ms += 1 + draw.below(2 * between_ms);
         }
-        Self { seed, nodes, shards, clients, chaos_ms, events }
+        Self { seed, nodes, shards, clients, chaos_ms, events, named: false }
     }
 }
 

@@ -128,6 +128,7 @@ impl Bucket {
             deadline: CALL_TIMEOUT,
             bucket: self.name.clone(),
             op,
+            once: None,
         };
         Ok(Front::call(&self.node, call).await?.answer)
     }

@@ -6,7 +6,7 @@
 
 use stemedb_claims::AgentId;
 use stemedb_machine::Error as MachineError;
-use stemedb_machine::shard::{Command, Read, Write, read};
+use stemedb_machine::shard::{Answer, Command, Once, Read, Write, read};
 use stemedb_raft::{Damage, Group, Outcome, Part, Written};
 use stemedb_types::{BucketName, ProjectId};
 
@@ -34,12 +34,23 @@ impl Core {
     }
 
     /// Does what `caller` asked, if this node leads the bucket's shard; `sink` is called once.
-    pub(crate) fn execute(&self, caller: &Caller, bucket: BucketName, op: Op, sink: Sink) {
+    pub(crate) fn execute(
+        &self,
+        caller: &Caller,
+        bucket: BucketName,
+        op: Op,
+        once: Option<Once>,
+        sink: Sink,
+    ) {
         match self.begin(caller, &bucket, &op) {
             Err(error) => sink(Err(error)),
             Ok((project, group)) => match op {
                 Op::Write(write) => match self.has_room_for(&group, &write) {
-                    Ok(()) => self.write(&group, project, bucket, write, sink),
+                    Ok(()) => {
+                        let at_ms = now_ms();
+                        let command = Command { project, bucket, at_ms, write, once };
+                        self.write(&group, &command, sink);
+                    }
                     Err(error) => sink(Err(error)),
                 },
                 Op::Read(read) => self.read(&group, project, bucket, read, sink),
@@ -70,25 +81,20 @@ impl Core {
         }
     }
 
-    fn write(
-        &self,
-        group: &Group,
-        project: ProjectId,
-        bucket: BucketName,
-        write: Write,
-        sink: Sink,
-    ) {
-        let command = Command { project, bucket, at_ms: now_ms(), write }.encode();
+    fn write(&self, group: &Group, command: &Command, sink: Sink) {
         let nodes = self.meta.load_full();
         let done = move |result| match result {
             Ok(Written { outcome: Outcome::Shard(answer), .. }) => {
+                if matches!(answer, Answer::Replayed(_)) {
+                    metrics::counter!("stemedb_idempotency_replays_total").increment(1);
+                }
                 sink(Ok(OpAnswer::Write(answer)));
             }
             // Not an answer we know, and applied all the same.
             Ok(_) => sink(Err(Error::OutcomeUnknown)),
             Err(error) => sink(Err(failed(error, &nodes))),
         };
-        group.propose(command, Box::new(done));
+        group.propose(command.encode(), Box::new(done));
     }
 
     fn read(

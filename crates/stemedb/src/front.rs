@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use stemedb_claims::AgentId;
 use stemedb_machine::meta::{ApiKey, KeyHash, Node, Project, Role};
-use stemedb_machine::shard::{Answer, Read, ReadAnswer, Write};
+use stemedb_machine::shard::{Answer, Once, Read, ReadAnswer, Write};
 use stemedb_types::{
     BucketName, ClusterId, GroupId, Layout, NodeId, ProjectId, ProjectName, ReplicaId,
 };
@@ -114,6 +114,8 @@ pub struct Call {
     pub bucket: BucketName,
     /// What to do.
     pub op: Op,
+    /// The name of a write that is to be done once, however often it is asked for; no read has one.
+    pub once: Option<Once>,
 }
 
 /// What came of a [`Call`].

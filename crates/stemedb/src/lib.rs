@@ -28,6 +28,7 @@
 //! | `auth` | key → role → allowed? (pure) |
 //! | `admit` | lets a caller in, asking the meta leader if it must |
 //! | `call`, `execute` | a data call at its origin, and where it is led |
+//! | `fingerprint` | what a write means, for names that stand for one (pure) |
 //! | `meta_call` | commands for the cluster |
 //! | `peers`, `wire` | what nodes ask each other, and its bytes |
 //! | `scrub` | reads everything on disk once in a while, and checks it |
@@ -37,7 +38,7 @@
 //! | `status`, `monitor` | what a node says of itself |
 //!
 //! Left out until their parts: nodes that leave, failover by evidence, session
-//! and stale reads, `Idempotency-Key`, quotas and limits, draining without a lost call.
+//! and stale reads, quotas and limits, draining without a lost call.
 
 mod admit;
 mod auth;
@@ -50,6 +51,7 @@ mod disk;
 mod entering;
 mod error;
 mod execute;
+mod fingerprint;
 mod founding;
 mod front;
 mod handover;
@@ -74,6 +76,7 @@ mod wire;
 
 pub use bucket::Bucket;
 pub use error::{Error, Unavailable};
+pub use fingerprint::fingerprint;
 pub use front::{
     AdminAnswer, AdminCall, Admission, Answered, Call, Caller, ClusterStatus, Credential, Door,
     Front, Member, MemberState, Need, Op, OpAnswer, Quarantined, Readiness, Startup,
@@ -87,8 +90,9 @@ pub use stemedb_raft::GroupOptions;
 /// The words of the state machines that calls and answers are made of.
 pub mod shard {
     pub use stemedb_machine::shard::{
-        Answer, AssertItem, AssertStatus, Attestation, ClaimAnswer, Condition, Cursor, Head,
-        KeyRange, Pattern, Read, ReadAnswer, ScanRow, TextMatch, Version, Write,
+        Answer, AssertItem, AssertStatus, Attestation, ClaimAnswer, Condition, Cursor, Fingerprint,
+        Head, IdempotencyKey, KeyRange, Once, Pattern, Read, ReadAnswer, ScanRow, TextMatch,
+        Version, Write,
     };
 }
 

@@ -132,7 +132,9 @@ impl Core {
         };
         let sink: Sink = Box::new(move |result| reply.ok(encode_op_result(&result)));
         match self.glance(call.credential.as_ref(), call.project.as_ref(), need) {
-            Glance::Sure(Ok(caller)) => self.execute(&caller, call.bucket, call.op, sink),
+            Glance::Sure(Ok(caller)) => {
+                self.execute(&caller, call.bucket, call.op, call.once, sink);
+            }
             // A project that is not here yet may be made, a key may be news: both take a question.
             Glance::Sure(Err(error)) if !matches!(error, Error::NotFound(_)) => sink(Err(error)),
             Glance::Sure(Err(_)) | Glance::Ask(_) => {
@@ -145,7 +147,9 @@ impl Core {
                             self.admit(call.credential.as_ref(), call.project.as_ref(), need) => admitted,
                     };
                     match admitted {
-                        Ok(caller) => self.execute(&caller, call.bucket, call.op, sink),
+                        Ok(caller) => {
+                            self.execute(&caller, call.bucket, call.op, call.once, sink);
+                        }
                         Err(error) => sink(Err(error)),
                     }
                 });

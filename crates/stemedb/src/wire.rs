@@ -22,7 +22,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use stemedb_machine::meta::{KeyHash, MetaAnswer, MetaCommand, NodeAddresses};
-use stemedb_machine::shard::{Answer, Read, ReadAnswer, Write};
+use stemedb_machine::shard::{Answer, Once, Read, ReadAnswer, Write};
 use stemedb_raft::{Kind, Level};
 use stemedb_types::{
     BucketName, ClusterId, DecodeError, Decoder, Encoder, GroupId, NodeId, ProjectName, ReplicaId,
@@ -55,6 +55,8 @@ pub(crate) struct WireCall {
     pub(crate) deadline_ms: u64,
     pub(crate) bucket: BucketName,
     pub(crate) op: Op,
+    /// The name of a write that is to be done once.
+    pub(crate) once: Option<Once>,
 }
 
 fn bad(what: &'static str) -> DecodeError {
@@ -79,7 +81,10 @@ impl WireCall {
         out.text(self.bucket.as_str());
         match &self.op {
             Op::Write(write) => {
-                out.u8(1);
+                out.u8(if self.once.is_some() { 3 } else { 1 });
+                if let Some(once) = &self.once {
+                    once.encode(&mut out);
+                }
                 write.encode(&mut out);
             }
             Op::Read(read) => {
@@ -98,13 +103,19 @@ impl WireCall {
             from.option(|from| from.text("a project")?.parse().map_err(|_| bad("a project name")))?;
         let deadline_ms = from.varint()?;
         let bucket = from.text("a bucket")?.parse().map_err(|_| bad("a bucket name"))?;
+        let mut once = None;
         let op = match from.u8()? {
-            1 => Op::Write(Write::decode(&mut from, input)?),
+            tag @ (1 | 3) => {
+                if tag == 3 {
+                    once = Some(Once::decode(&mut from, input)?);
+                }
+                Op::Write(Write::decode(&mut from, input)?)
+            }
             2 => Op::Read(Read::decode(&mut from, input)?),
             got => return Err(DecodeError::Value { what: "a call", got: got.into() }),
         };
         from.finish()?;
-        Ok(Self { credential, project, deadline_ms, bucket, op })
+        Ok(Self { credential, project, deadline_ms, bucket, op, once })
     }
 }
 
@@ -423,7 +434,7 @@ fn take_error(from: &mut Decoder<'_>) -> Result<Error, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stemedb_machine::shard::Condition;
+    use stemedb_machine::shard::{Condition, Fingerprint, IdempotencyKey};
     use stemedb_types::{Key, Revision};
 
     #[test]
@@ -439,11 +450,17 @@ mod tests {
                 condition: Condition::Absent,
                 expires_at_ms: None,
             }),
+            once: None,
         };
+        let key = IdempotencyKey::new("n").unwrap();
+        let once = Some(Once { key, fingerprint: Fingerprint([7; 32]) });
+        let named = WireCall { once: once.clone(), ..call.clone() };
+        let read_named = WireCall::decode(&named.encode()).unwrap();
+        assert_eq!((read_named.op, read_named.once), (named.op, once));
         let read = WireCall::decode(&call.encode()).unwrap();
         assert_eq!(read.credential.as_ref().map(Credential::expose), Some("secret"));
         assert_eq!((read.project, read.deadline_ms), (call.project, 1500));
-        assert_eq!((read.bucket, read.op), (call.bucket, call.op));
+        assert_eq!((read.bucket, read.op, read.once), (call.bucket, call.op, None));
     }
 
     #[test]

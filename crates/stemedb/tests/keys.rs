@@ -55,7 +55,8 @@ async fn put(node: &Node, key: &str) -> Result<(), Error> {
     };
     let deadline = Duration::from_secs(10);
     let bucket = "b".parse().unwrap();
-    let call = Call { admission, door: Door::Gateway, deadline, bucket, op: Op::Write(write) };
+    let op = Op::Write(write);
+    let call = Call { admission, door: Door::Gateway, deadline, bucket, op, once: None };
     node.call(call).await.map(|_| ())
 }
 

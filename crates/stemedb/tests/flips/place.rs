@@ -175,6 +175,7 @@ async fn write(node: &Node, buckets: &[(stemedb::Admission, &str)], draw: &mut D
         deadline: PATIENCE,
         bucket: bucket.parse().unwrap(),
         op: Op::Write(write),
+        once: None,
     };
     let answered = Front::call(node, call).await.unwrap();
     assert!(matches!(answered.answer, OpAnswer::Write(_)));
