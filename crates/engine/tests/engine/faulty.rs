@@ -345,6 +345,7 @@ fn a_number_that_a_bucket_has_is_never_given_out_again() {
             condition: stemedb_machine::shard::Condition::Always,
             expires_at_ms: None,
         },
+        once: None,
     };
     let group = run.replica.group.clone();
     let mut overlay = stemedb_machine::shard::Overlay::new(&group);

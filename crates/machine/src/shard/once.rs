@@ -27,7 +27,6 @@
 //! two callers of one project that use the same name in one bucket meet.
 
 use bytes::Bytes;
-use stemedb_types::Revision;
 use stemedb_types::limits::IDEMPOTENCY_KEY_BYTES_MAX;
 
 use super::answer::Answer;
