@@ -9,9 +9,9 @@ use std::sync::mpsc::channel;
 use bytes::Bytes;
 use stemedb_fuzz::{TARGETS, corpus, replay};
 use stemedb_machine::meta::{Founding, MetaCommand, MetaRecord};
-use stemedb_machine::shard::Command;
 use stemedb_machine::shard::suite::random::Draw;
-use stemedb_types::{ClusterId, Encoder, ReplicaId};
+use stemedb_machine::shard::{Answer, Command};
+use stemedb_types::{ClusterId, Encoder, ReplicaId, Revision};
 use stemedb_wal::disk::Disk;
 use stemedb_wal::disk::sim::SimDisk;
 use stemedb_wal::{Completion, Error, Options, StreamId, Wal};
@@ -48,11 +48,12 @@ fn every_corpus_has_a_target() {
 #[test]
 fn the_corpus_of_commands_holds_commands() {
     let inputs = fs::read_dir(corpus("shard_command")).unwrap();
-    let read = inputs.filter(|entry| {
-        let bytes = fs::read(entry.as_ref().unwrap().path()).unwrap();
-        Command::decode(&Bytes::from(bytes)).is_ok()
+    let read = inputs.filter_map(|entry| {
+        let bytes = fs::read(entry.unwrap().path()).unwrap();
+        Command::decode(&Bytes::from(bytes)).ok()
     });
-    assert!(read.count() >= 5);
+    let (named, unnamed): (Vec<_>, Vec<_>) = read.partition(|command| command.once.is_some());
+    assert!(named.len() >= 4 && unnamed.len() >= 5, "{}, {}", named.len(), unnamed.len());
 }
 
 fn seed(dir: &Path, target: &str, number: usize, bytes: &[u8]) {
@@ -70,6 +71,16 @@ fn generate() {
         let mut out = Encoder::new();
         draw.read().encode(&mut out);
         seed(&dir, "shard_command", 20 + number, out.as_slice());
+    }
+    let mut named = (0..).map(|_| draw.command()).filter(|command| command.once.is_some());
+    for number in 40..46 {
+        let command = named.next().unwrap();
+        seed(&dir, "shard_command", number, &command.encode());
+        // And what it is answered the second time.
+        let mut out = Encoder::new();
+        Answer::Replayed(Box::new(Answer::Deleted { revision: Revision(number as u64) }))
+            .encode(&mut out);
+        seed(&dir, "shard_command", 10 + number, out.as_slice());
     }
     for number in 0..12 {
         let bytes: Vec<u8> = (0..40).map(|_| draw.below(4) as u8).collect();

@@ -23,7 +23,7 @@ pub const CREATE_REVISION: &str = "stemedb-create-revision";
 pub const VERSION: &str = "stemedb-version";
 /// When the key expires, RFC 3339. Keys do not expire yet: never sent.
 pub const EXPIRES_AT: &str = "stemedb-expires-at";
-/// The answer is the one given before to the same `Idempotency-Key`. Not kept yet: never sent.
+/// `1`: the answer is the one given before to the same `Idempotency-Key`; nothing was applied again.
 pub const REPLAYED: &str = "stemedb-replayed";
 /// The id of a request: the caller's own if it is sane, else `req_` and a ULID. On every answer.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -33,7 +33,7 @@ pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Most characters of an `X-Request-Id` that is taken over.
 pub const REQUEST_ID_BYTES_MAX: usize = 64;
 /// Most characters of an `Idempotency-Key`.
-pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 64;
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = stemedb_types::limits::IDEMPOTENCY_KEY_BYTES_MAX;
 
 /// Of every error.
 pub const PROBLEM_JSON: &str = "application/problem+json";

@@ -30,7 +30,7 @@ pub struct Problem {
     pub instance: String,
     /// Whether the same request may succeed, and can't do harm, if it is sent again later.
     pub retryable: bool,
-    /// Further members: `etag`, `owner`, `errors`, `ready`, `reasons` and whatever comes.
+    /// Further members: `etag`, `owner`, `safe_by`, `errors`, `ready`, `reasons` and whatever comes.
     #[serde(flatten)]
     #[schema(value_type = std::collections::HashMap<String, Value>)]
     pub extra: Map<String, Value>,

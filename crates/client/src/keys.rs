@@ -15,7 +15,7 @@ const KEYS: &str = "/v1/admin/api-keys";
 impl Client {
     /// Makes an API key, or gives back the record of one of that label if the request says so.
     pub async fn create_key(&self, request: &CreateKey) -> Result<CreatedKey, Error> {
-        let ask = Ask::new(Kind::Write, Method::POST, KEYS);
+        let ask = Ask::new(Kind::Admin, Method::POST, KEYS);
         self.send_json(ask.json(request)?).await
     }
 
@@ -34,7 +34,7 @@ impl Client {
         if hash.is_empty() || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(Error::Invalid("a key's hash is 64 hex digits".to_owned()));
         }
-        let ask = Ask::new(Kind::Write, Method::DELETE, format!("{KEYS}/{hash}"));
+        let ask = Ask::new(Kind::Admin, Method::DELETE, format!("{KEYS}/{hash}"));
         self.send(ask).await.map(|_| ())
     }
 }

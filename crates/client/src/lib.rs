@@ -8,13 +8,13 @@
 //! A pipeline must not fail while a node restarts, so a request that found
 //! nobody is sent again after 2, 4 and 8 seconds (longer if the server asks
 //! for it), to the next address if several are known. A read is repeated
-//! whenever no answer came. A write is repeated only on 503, which always
-//! means "not applied". It carries an `Idempotency-Key`, the same on every
-//! try.
+//! whenever no answer came. So is a write to a bucket: it carries an
+//! `Idempotency-Key`, the same on every try, and is applied once however many
+//! of them arrive. If one of them may have and no later one settles it, the
+//! error says so. A change of the cluster is repeated only on 503, which always
+//! means "not applied": no key is kept of it.
 //!
-//! Left out, with the cost. A write is not repeated on 502, 504 or a broken
-//! connection, although its `Idempotency-Key` would make that safe: the server
-//! does not keep these keys yet, so the caller has to look. A 421 is an error:
+//! Left out, with the cost. A 421 is an error:
 //! the owner it names is not followed, so point this client at a gateway. The
 //! key is wiped when the client is dropped, but HTTP libraries copy headers,
 //! and those copies are not.

@@ -13,8 +13,10 @@ pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 pub(crate) enum Kind {
     /// Changes nothing: may be sent as often as one likes.
     Read,
-    /// Changes something.
+    /// Changes a bucket, under an idempotency key: however often it is sent, it is applied once.
     Write,
+    /// Changes the cluster: no key is kept of it.
+    Admin,
     /// Asks how a node is now: sent once.
     Probe,
 }
@@ -50,11 +52,25 @@ pub(crate) fn judge(kind: Kind, outcome: Try) -> Verdict {
         (Kind::Probe, _) => Verdict::NotApplied,
         // Of our own servers this always means: not applied.
         (_, Try::Answered(503)) => Verdict::Again,
-        (Kind::Read, Try::Answered(502 | 504) | Try::NotSent | Try::Lost) => Verdict::Again,
-        (Kind::Write, Try::Answered(502 | 504) | Try::Lost) => Verdict::Unknown,
-        (Kind::Write, Try::NotSent) => Verdict::NotApplied,
+        (Kind::Read | Kind::Write, Try::Answered(502 | 504) | Try::NotSent | Try::Lost) => {
+            Verdict::Again
+        }
+        (Kind::Admin, Try::Answered(502 | 504) | Try::Lost) => Verdict::Unknown,
+        (Kind::Admin, Try::NotSent) => Verdict::NotApplied,
         (_, Try::Answered(_)) => Verdict::Take,
     }
+}
+
+/// Whether a write that met this may have been applied.
+pub(crate) fn is_doubtful(outcome: Try) -> bool {
+    matches!(outcome, Try::Answered(502 | 504) | Try::Lost)
+}
+
+/// Whether an answer of this status to a write settles what became of the tries before it. It does if
+/// it comes out of the bucket's state, or says what any try would have been told; not if it is about
+/// who asks, or about this moment.
+pub(crate) fn settles(status: u16) -> bool {
+    status < 500 && !matches!(status, 401 | 403 | 408 | 421 | 429)
 }
 
 /// How long to wait before try number `tries + 1`, after `tries` were made; `None`: give up.
@@ -72,10 +88,10 @@ mod tests {
 
     #[test]
     fn every_outcome_has_one_verdict() {
-        use Kind::{Probe, Read, Write};
+        use Kind::{Admin, Probe, Read, Write};
         use Try::{Answered, Lost, NotSent};
         use Verdict::{Again, NotApplied, Take, Unknown};
-        for (outcome, read, write, probe) in [
+        for (outcome, read_or_write, admin, probe) in [
             (Answered(200), Take, Take, Take),
             (Answered(404), Take, Take, Take),
             (Answered(429), Take, Take, Take),
@@ -86,9 +102,24 @@ mod tests {
             (NotSent, Again, NotApplied, NotApplied),
             (Lost, Again, Unknown, NotApplied),
         ] {
-            let verdicts = [Read, Write, Probe].map(|kind| judge(kind, outcome));
-            assert_eq!(verdicts, [read, write, probe], "{outcome:?}");
+            let verdicts = [Read, Write, Admin, Probe].map(|kind| judge(kind, outcome));
+            assert_eq!(verdicts, [read_or_write, read_or_write, admin, probe], "{outcome:?}");
         }
+    }
+
+    #[test]
+    fn what_leaves_a_write_in_doubt_and_what_settles_it() {
+        use Try::{Answered, Lost, NotSent};
+        for doubtful in [Lost, Answered(502), Answered(504)] {
+            assert!(is_doubtful(doubtful), "{doubtful:?}");
+        }
+        for certain in [NotSent, Answered(503), Answered(200), Answered(429)] {
+            assert!(!is_doubtful(certain), "{certain:?}");
+        }
+        let settled = [200, 201, 204, 400, 404, 412, 413, 422];
+        assert!(settled.into_iter().all(settles));
+        let unsettled = [401, 403, 421, 429, 500, 502, 503, 504, 507];
+        assert!(!unsettled.into_iter().any(settles));
     }
 
     #[test]

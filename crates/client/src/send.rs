@@ -15,7 +15,7 @@ use stemedb_types::BucketName;
 use ulid::Ulid;
 
 use crate::error::Refusal;
-use crate::retry::{Kind, Try, Verdict, judge, pause};
+use crate::retry::{Kind, Try, Verdict, is_doubtful, judge, pause, settles};
 use crate::{Client, Condition, Error};
 
 /// Longest answer that is read: a page of values, in base64, with room for its frame.
@@ -114,18 +114,31 @@ impl Client {
     pub(crate) async fn send(&self, ask: Ask) -> Result<Reply, Error> {
         let ask = self.mark(ask);
         let mut tries = 0;
+        // What became of the first try of a write that may have been applied.
+        let mut doubt: Option<String> = None;
         loop {
             tries += 1;
             let missed = match self.send_once(&ask).await {
-                Ok(reply) => match judge(ask.kind, Try::Answered(reply.status)) {
-                    Verdict::Take => {
+                Ok(reply) => match (judge(ask.kind, Try::Answered(reply.status)), doubt) {
+                    (Verdict::Take, Some(detail)) if !settles(reply.status) => {
+                        let last = Missed::by(&reply).detail;
+                        let detail = format!("{detail}; sent again: {last}");
+                        return Err(Error::Unknown { detail });
+                    }
+                    (Verdict::Take, _) => {
                         self.note(ask.bucket.as_ref(), &reply);
                         return take(ask.kind, reply);
                     }
-                    _ => Missed::by(&reply),
+                    (_, known) => {
+                        doubt = known;
+                        Missed::by(&reply)
+                    }
                 },
                 Err(missed) => missed,
             };
+            if ask.kind == Kind::Write && is_doubtful(missed.outcome) {
+                doubt.get_or_insert_with(|| missed.detail.clone());
+            }
             match judge(ask.kind, missed.outcome) {
                 Verdict::Unknown => return Err(Error::Unknown { detail: missed.detail }),
                 Verdict::Again => {
@@ -136,6 +149,9 @@ impl Client {
                     }
                 }
                 Verdict::Take | Verdict::NotApplied => {}
+            }
+            if let Some(detail) = doubt {
+                return Err(Error::Unknown { detail });
             }
             return Err(Error::Unavailable { detail: missed.detail, tries });
         }
@@ -245,7 +261,7 @@ fn take(kind: Kind, reply: Reply) -> Result<Reply, Error> {
     match reply.problem() {
         Some(problem) => Err(Error::Refused(Box::new(Refusal { problem }))),
         // Something between here and there answered. Nobody knows what it did before.
-        None if kind == Kind::Write && reply.status >= 500 => {
+        None if matches!(kind, Kind::Write | Kind::Admin) && reply.status >= 500 => {
             Err(Error::Unknown { detail: reply.quote() })
         }
         None => Err(Error::NotAnAnswer { detail: reply.quote() }),

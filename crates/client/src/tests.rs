@@ -158,20 +158,76 @@ async fn a_write_that_is_never_taken_was_not_applied() {
     assert_eq!(seconds(&pauses), [2, 4, 8]);
 }
 
-#[tokio::test]
-async fn a_write_is_not_sent_again_on_502_504_or_a_broken_connection() {
-    for script in [
+/// Answers that leave a write in doubt.
+fn doubts() -> [String; 4] {
+    [
         answer("502 Bad Gateway", "", "<html>"),
         problem(Slug::OutcomeUnknown, "who knows", ""),
-        answer("500 Oops", "", "a proxy's page"),
         String::new(),
         "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\ncut".to_owned(),
-    ] {
-        let server = Server::answering(vec![script.clone()]).await;
+    ]
+}
+
+#[tokio::test]
+async fn a_write_in_doubt_is_the_same_write_again_and_its_answer_settles_it() {
+    let gone = answer("204 No Content", "stemedb-revision: 7\r\n", "");
+    for doubt in doubts() {
+        let server = Server::answering(vec![doubt.clone(), doubt.clone(), gone.clone()]).await;
         let (client, pauses) = client(&server.url);
         let result = client.delete(&bucket(), &key(b"k"), Condition::Always).await;
-        assert!(matches!(result, Err(Error::Unknown { .. })), "{script}: {result:?}");
-        assert_eq!((server.seen().len(), seconds(&pauses).len()), (1, 0), "{script}");
+        assert_eq!(result, Ok(Some(7)), "{doubt}");
+        assert_eq!(seconds(&pauses), [2, 4], "{doubt}");
+        let seen = server.seen();
+        let names: Vec<_> = seen.iter().map(|seen| seen.header("idempotency-key")).collect();
+        assert_eq!(names, [names[0]; 3]);
+        assert!(names[0].is_some());
+    }
+    // A refusal out of the state settles it as well.
+    let failed = problem(Slug::PreconditionFailed, "the key is at 9", "");
+    let server = Server::answering(vec![String::new(), failed]).await;
+    let (client, _) = client(&server.url);
+    let put = client.put(&bucket(), &key(b"k"), "v".into(), Condition::Absent).await.unwrap_err();
+    assert_eq!(put.slug(), Some(Slug::PreconditionFailed));
+}
+
+#[tokio::test]
+async fn a_write_in_doubt_stays_so_whatever_a_later_try_says_of_itself() {
+    let not_now = problem(Slug::NoQuorum, "no quorum", "");
+    let lost = problem(Slug::OutcomeUnknown, "who knows", "");
+    for (rest, detail) in [
+        (vec![not_now; 3], "outcome-unknown: who knows (req_1)"),
+        (vec![lost.clone(); 3], "outcome-unknown: who knows (req_1)"),
+        (
+            vec![problem(Slug::Unauthenticated, "who?", "")],
+            "outcome-unknown: who knows (req_1); sent again: unauthenticated: who? (req_1)",
+        ),
+    ] {
+        let server = Server::answering([vec![lost.clone()], rest].concat()).await;
+        let (client, _) = client(&server.url);
+        let result = client.delete(&bucket(), &key(b"k"), Condition::Always).await;
+        assert_eq!(result, Err(Error::Unknown { detail: detail.to_owned() }));
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_nobody_understands_leaves_a_write_in_doubt() {
+    let server = Server::answering(vec![answer("500 Oops", "", "a proxy's page")]).await;
+    let (client, pauses) = client(&server.url);
+    let result = client.delete(&bucket(), &key(b"k"), Condition::Always).await;
+    assert!(matches!(result, Err(Error::Unknown { .. })), "{result:?}");
+    assert_eq!((server.seen().len(), seconds(&pauses).len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_change_of_the_cluster_in_doubt_is_not_sent_again() {
+    for doubt in doubts() {
+        let server = Server::answering(vec![doubt.clone()]).await;
+        let (client, pauses) = client(&server.url);
+        let result = client.revoke_key(&"0".repeat(64)).await;
+        assert!(matches!(result, Err(Error::Unknown { .. })), "{doubt}: {result:?}");
+        let seen = server.seen();
+        assert_eq!((seen.len(), seconds(&pauses).len()), (1, 0), "{doubt}");
+        assert_eq!(seen[0].header("idempotency-key"), None);
     }
 }
 
@@ -182,8 +238,8 @@ async fn a_write_to_nobody_was_not_applied_and_a_read_goes_on_to_the_next_addres
     let nobody = format!("http://{nobody}");
     let (alone, pauses) = client(&nobody);
     let error = alone.put(&bucket(), &key(b"k"), "v".into(), Condition::Always).await.unwrap_err();
-    assert!(matches!(error, Error::Unavailable { tries: 1, .. }), "{error:?}");
-    assert!(seconds(&pauses).is_empty());
+    assert!(matches!(error, Error::Unavailable { tries: 4, .. }), "{error:?}");
+    assert_eq!(seconds(&pauses), [2, 4, 8]);
 
     let found = "etag: \"5\"\r\nstemedb-create-revision: 4\r\nstemedb-version: 2\r\n";
     let server = Server::answering(vec![answer("200 OK", found, "v")]).await;

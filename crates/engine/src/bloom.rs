@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | versions | the name up to and with the key | every put and get: a seek among a key's versions |
 //! | claims and their attestations | the name up to and with the claim's id | assert and query |
-//! | one row by its name (bucket, claim by id, marks, meta) | the whole name | a point read |
+//! | one row by its name (bucket, claim by id, kept answers, marks, meta) | the whole name | a point read |
 //! | the log, the indexes of claims, the expiries | nothing | only walks, which no filter helps |
 //!
 //! The bucket alone (what one would first think of) would stand in nearly every file and rule out

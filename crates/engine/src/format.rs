@@ -10,6 +10,7 @@
 //! |---|---|---|
 //! | 1 | part 1 | |
 //! | 2 | part 2 | rows of expiries beside the versions; filters hold parts of names (`bloom`) |
+//! | 3 | part 4 | rows of kept answers |
 //!
 //! `OPENED` stands beside it once RocksDB's own folder was made and synced. From then on a store without that
 //! folder is one that lost its rows, and never a new one. Stores from before this file have
@@ -25,9 +26,9 @@ use crate::rocks::{ROCKS, STAGING};
 use crate::{Error, io};
 
 /// What this build writes, and the newest it reads.
-pub(crate) const CURRENT: u32 = 2;
+pub(crate) const CURRENT: u32 = 3;
 /// [`CURRENT`] as `FORMAT` holds it.
-pub(crate) const CURRENT_LINE: &str = "stemedb-store 2";
+pub(crate) const CURRENT_LINE: &str = "stemedb-store 3";
 const LINE_FRONT: &str = "stemedb-store ";
 /// There was a RocksDB here.
 const OPENED: &str = "OPENED";
@@ -48,6 +49,8 @@ struct Step {
 const STEPS: &[Step] = &[
     // Rows of format 1 are rows of format 2, and expiries begin to be written: nothing to change.
     Step { from: 1, to: 2, run: |_| Ok(()) },
+    // The same once more, for kept answers.
+    Step { from: 2, to: 3, run: |_| Ok(()) },
 ];
 
 /// Brings a directory to this build's format; marks a new one. The caller holds its lock.
@@ -173,11 +176,12 @@ mod tests {
             if runs == 0 { Err(io("open", "power cut")) } else { Ok(()) }
         }
         let dir = directory("stemedb-store 1\n");
-        let steps = [Step { from: 1, to: 2, run: write_twice }];
+        let last = Step { from: 2, to: 3, run: |_| Ok(()) };
+        let steps = [Step { from: 1, to: 2, run: write_twice }, last];
         assert!(bring_up_by(dir.path(), &steps).is_err());
         assert_eq!(line(&dir), "stemedb-store 1\n");
         bring_up_by(dir.path(), &steps).unwrap();
-        assert_eq!(line(&dir), "stemedb-store 2\n");
+        assert_eq!(line(&dir), "stemedb-store 3\n");
         // And never again.
         bring_up_by(dir.path(), &steps).unwrap();
         assert_eq!(fs::read(dir.path().join("runs")).unwrap(), b"xx");
@@ -193,7 +197,7 @@ mod tests {
 
     #[test]
     fn lines_that_are_no_format_of_ours_are_refused_with_what_they_say() {
-        for bad in ["stemedb-store 3", "stemedb-store 0", "stemedb-store", "", "stemedb-wal 1"] {
+        for bad in ["stemedb-store 4", "stemedb-store 0", "stemedb-store", "", "stemedb-wal 1"] {
             let dir = directory(bad);
             let refused = bring_up(dir.path()).unwrap_err();
             assert!(matches!(&refused, Error::Format { found, .. } if found == bad), "{refused:?}");

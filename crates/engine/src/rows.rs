@@ -11,7 +11,7 @@
 //! revisions are written inverted. Names (not values) carry no version: their
 //! layout is the version in the store's `FORMAT` file.
 
-use stemedb_machine::shard::{AgentId, BucketNumber, ClaimKey, StatementId};
+use stemedb_machine::shard::{AgentId, BucketNumber, ClaimKey, IdempotencyKey, StatementId};
 use stemedb_types::{BucketName, GroupId, ProjectId, Revision};
 
 /// The name of a row, as the bytes it sorts by.
@@ -82,6 +82,9 @@ pub(crate) enum Kind {
     ClaimByPredicate = 0x42,
     ClaimByAgent = 0x43,
     Expiry = 0x50,
+    KeptRange = 0x60,
+    KeptName = 0x61,
+    KeptAnswer = 0x62,
 }
 
 /// Where the rows of one group of one generation live.
@@ -255,6 +258,29 @@ impl Scope {
         }
     }
 
+    /// Which answers of a bucket stand. By the bucket's name: an answer may be of one that is not
+    /// there.
+    pub(crate) fn kept_range(self, project: ProjectId, name: &BucketName) -> Row {
+        self.row(Kind::KeptRange).u64(project.0).raw(name.as_str().as_bytes()).finish()
+    }
+
+    /// Whose answer has a number.
+    pub(crate) fn kept_name(self, project: ProjectId, name: &BucketName, sequence: u64) -> Row {
+        let bucket = name.as_str().as_bytes();
+        self.row(Kind::KeptName).u64(project.0).text(bucket).u64(sequence).finish()
+    }
+
+    /// The answer to a write of this name.
+    pub(crate) fn kept_answer(
+        self,
+        project: ProjectId,
+        name: &BucketName,
+        key: &IdempotencyKey,
+    ) -> Row {
+        let bucket = name.as_str().as_bytes();
+        self.row(Kind::KeptAnswer).u64(project.0).text(bucket).raw(key.as_bytes()).finish()
+    }
+
     /// A claim's statement and, behind it, its attestations.
     pub(crate) fn claim(self, bucket: BucketNumber, key: &ClaimKey) -> Name {
         self.row(Kind::Claim)
@@ -347,6 +373,13 @@ mod tests {
         assert_eq!(by_agent, row(0x43, &[five, b"key:a\0\x01", s, p, &id.0]));
         let expiry = scope.expiry(1, bucket, b"k\0");
         assert_eq!(expiry, row(0x50, &[&[0, 0, 0, 0, 0, 0, 0, 1], five, b"k\0"]));
+        let key = IdempotencyKey::new("~!").unwrap();
+        let project: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 9];
+        assert_eq!(scope.kept_range(ProjectId(9), &name), row(0x60, &[project, b"b"]));
+        let named = scope.kept_name(ProjectId(9), &name, 1);
+        assert_eq!(named, row(0x61, &[project, b"b\0\x01", &[0, 0, 0, 0, 0, 0, 0, 1]]));
+        let answer = scope.kept_answer(ProjectId(9), &name, &key);
+        assert_eq!(answer, row(0x62, &[project, b"b\0\x01", b"~!"]));
         let pointer =
             Row([[0xff; 4], [0; 4]].concat().into_iter().chain([1, 0, 0, 0, 2]).collect());
         assert_eq!(generation_row(GroupId(2)), pointer);

@@ -16,7 +16,7 @@ use stemedb_claims::{AgentId, Error, Statement, parse_json};
 use stemedb_types::limits::{BODY_BYTES_MAX, ITEMS_MAX};
 
 use crate::failure::Failure;
-use crate::request::{Admitted, Reply};
+use crate::request::{Admitted, Written};
 use crate::{body, respond};
 
 /// Most bad statements a problem describes: enough to mend a call by.
@@ -31,14 +31,15 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     let bucket = request.params(&["bucket"], &[])?.bucket()?;
-    request.check_idempotency_key()?;
+    request.idempotency_key()?;
     body::expect_json(&request.head.headers)?;
     let agent = request.admission.agent()?;
     let patience = request.gateway.options.deadline;
     let bytes = body::read(body, "the body", BODY_BYTES_MAX, patience).await?;
     let items = read_items(&bytes, &agent)?;
     let ids: Vec<String> = items.iter().map(|item| item.id.to_string()).collect();
-    let Reply { answer, served_by } = request.write(bucket, Write::Assert { items }, true).await?;
+    let Written { answer, served_by, replayed } =
+        request.write(bucket, Write::Assert { items }, true).await?;
     let Answer::Asserted { revision, items } = answer else {
         return Err(Failure::internal("statements were answered with something else"));
     };
@@ -57,6 +58,7 @@ where
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let mut response = respond::json(status, &answer)?;
     respond::origin(response.headers_mut(), revision, served_by);
+    respond::replayed(response.headers_mut(), replayed);
     Ok(response)
 }
 

@@ -111,13 +111,24 @@ impl Failure {
         self
     }
 
-    /// The same, knowing that to send the request again can do no harm.
-    pub(crate) fn safe_to_repeat(mut self, safe: bool) -> Self {
-        if safe && self.0.problem.slug() == Some(Slug::OutcomeUnknown) {
-            self.0.problem.retryable = true;
-            self.0.problem.detail =
-                "it may or may not have been applied; to send it again is safe".to_owned();
+    /// The same, knowing whether to send the request again can do harm. Only a doubtful outcome says
+    /// so.
+    pub(crate) fn with_repeat(mut self, repeat: Repeat) -> Self {
+        if self.0.problem.slug() != Some(Slug::OutcomeUnknown) {
+            return self;
         }
+        let (retryable, advice, safe_by) = repeat.advice();
+        self.0.problem.retryable = retryable;
+        self.0.problem.detail = format!("it may or may not have been applied; {advice}");
+        match safe_by {
+            Some(what) => self.with("safe_by", what),
+            None => self,
+        }
+    }
+
+    /// The same, of an answer that was given before.
+    pub(crate) fn replayed(mut self, replayed: bool) -> Self {
+        respond::replayed(&mut self.0.headers, replayed);
         self
     }
 
@@ -140,6 +151,41 @@ impl Failure {
         *response.headers_mut() = headers;
         response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
         response
+    }
+}
+
+/// What becomes of a request that is sent again although its first try may have been done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// It may be done twice.
+    Unsafe,
+    /// It has an idempotency key: it is done once.
+    Named,
+    /// It only holds at one revision, which the first try took away: the second is refused.
+    Conditional,
+    /// To do it twice is to do it once.
+    Harmless,
+}
+
+impl Repeat {
+    /// Whether to send it again, in words, and by what that is safe.
+    fn advice(self) -> (bool, &'static str, Option<&'static str>) {
+        match self {
+            Repeat::Unsafe => {
+                (false, "read before sending it again, or send it with an Idempotency-Key", None)
+            }
+            Repeat::Named => (
+                true,
+                "sent again with the same Idempotency-Key it is applied once",
+                Some("idempotency-key"),
+            ),
+            Repeat::Conditional => (
+                true,
+                "sent again it is applied once, and a 412 may mean that it was the first time",
+                Some("condition"),
+            ),
+            Repeat::Harmless => (true, "to send it again is safe", None),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use stemedb_api::{Slug, decode_cursor, encode_cursor};
 use stemedb_types::ProjectName;
 use stemedb_types::limits::BODY_BYTES_MAX;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Repeat};
 use crate::params::{Params, not_supported_yet};
 use crate::query::instant;
 use crate::request::Admitted;
@@ -201,7 +201,7 @@ pub(crate) async fn revoke(request: Admitted<'_>) -> Result<Response<Full<Bytes>
     request.params(&[], &[])?;
     let call = AdminCall::RevokeKey { hash: path_hash(request.target.rest)? };
     let answered = request.gateway.front.admin(request.admission, call).await;
-    answered.map_err(|error| Failure::from(error).safe_to_repeat(true))?;
+    answered.map_err(|error| Failure::from(error).with_repeat(Repeat::Harmless))?;
     Ok(respond::empty(StatusCode::NO_CONTENT))
 }
 

@@ -1,8 +1,8 @@
 //! One key: put, get, delete.
 //!
-//! None of the writes counts as safe to repeat after a 504: a put or delete
-//! without a condition could undo what another wrote in between, and the
-//! second answer to one with a condition would be a 412.
+//! A write without an `Idempotency-Key` does not count as safe to repeat after a 504: it could undo
+//! what another wrote in between. But for one that holds at a single revision: that one can't be
+//! applied twice, although its second answer would be a 412.
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, VARY, X_CONTENT_TYPE_OPTIONS};
@@ -18,7 +18,7 @@ use stemedb_types::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::body;
 use crate::condition::{Conditions, Verdict};
 use crate::failure::Failure;
-use crate::request::{Admitted, Reply};
+use crate::request::{Admitted, Reply, Written};
 use crate::respond::{self, ASK_AGAIN};
 
 const CREATE_REVISION: HeaderName = HeaderName::from_static(header::CREATE_REVISION);
@@ -34,12 +34,12 @@ where
 {
     let (bucket, key) = (request.path_bucket()?, path_key(request.target.rest)?);
     request.params(&[], &["ttl"])?;
-    request.check_idempotency_key()?;
+    request.idempotency_key()?;
     let condition = Conditions::of(&request.head.headers)?.for_write()?;
     let patience = request.gateway.options.deadline;
     let value = body::read(body, "the value", VALUE_BYTES_MAX, patience).await?;
     let write = Write::Put { key, value, condition, expires_at_ms: None };
-    let Reply { answer, served_by } = request.write(bucket, write, false).await?;
+    let Written { answer, served_by, replayed } = request.write(bucket, write, false).await?;
     match answer {
         Answer::Put { revision, created } => {
             let status = if created { StatusCode::CREATED } else { StatusCode::OK };
@@ -47,9 +47,10 @@ where
             let headers = response.headers_mut();
             headers.insert(ETAG, respond::etag(revision));
             respond::origin(headers, revision, served_by);
+            respond::replayed(headers, replayed);
             Ok(response)
         }
-        other => Err(not_written(other, served_by)),
+        other => Err(not_written(other, served_by).replayed(replayed)),
     }
 }
 
@@ -57,17 +58,17 @@ where
 pub(crate) async fn delete(request: Admitted<'_>) -> Result<Response<Full<Bytes>>, Failure> {
     let (bucket, key) = (request.path_bucket()?, path_key(request.target.rest)?);
     request.params(&[], &[])?;
-    request.check_idempotency_key()?;
     let condition = Conditions::of(&request.head.headers)?.for_write()?;
     let write = Write::Delete { key, condition };
-    let Reply { answer, served_by } = request.write(bucket, write, false).await?;
+    let Written { answer, served_by, replayed } = request.write(bucket, write, false).await?;
     match answer {
         Answer::Deleted { revision } => {
             let mut response = respond::empty(StatusCode::NO_CONTENT);
             respond::origin(response.headers_mut(), revision, served_by);
+            respond::replayed(response.headers_mut(), replayed);
             Ok(response)
         }
-        other => Err(not_written(other, served_by)),
+        other => Err(not_written(other, served_by).replayed(replayed)),
     }
 }
 

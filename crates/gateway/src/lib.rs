@@ -19,8 +19,7 @@
 //! The same gateway serves both doors of a node, 18180 and 18181; which one a
 //! request came in by is passed on, and the façade does the rest.
 //!
-//! Left out, with the cost. `Idempotency-Key` is checked for its form and then
-//! ignored, so a write repeated after a 504 may be applied twice. Keys do not expire and
+//! Left out, with the cost. Keys do not expire and
 //! `ttl` is refused. Envelopes are refused, as no agent can be registered.
 //! Errors that hyper finds while it parses (a line that is no HTTP, headers
 //! over its limit: 400, 431) have no body, as there is no request to answer.

@@ -244,15 +244,15 @@ fn spec(operation: Operation) -> Spec {
         Operation::PutKey => Spec::new("Give a key a value.")
             .parameters([if_match(), if_none_match(), idempotency_key()])
             .body(octets("The value, 0 bytes to 1 MiB."))
-            .success(200, etag(revision(plain("The key has the value."))))
-            .success(201, etag(revision(plain("The key was made with the value."))))
+            .success(200, replayed(etag(revision(plain("The key has the value.")))))
+            .success(201, replayed(etag(revision(plain("The key was made with the value.")))))
             .errors(BUCKET)
-            .errors(&[412, 413, 507]),
+            .errors(&[412, 413, 422, 507]),
         Operation::DeleteKey => Spec::new("Take a key away.")
             .parameters([if_match(), if_none_match(), idempotency_key()])
-            .success(204, revision(plain("The key is gone.")))
+            .success(204, replayed(revision(plain("The key is gone."))))
             .errors(BUCKET)
-            .errors(&[412, 507]),
+            .errors(&[412, 422, 507]),
         Operation::Scan => Spec::new("Read a page of keys, in order.")
             .parameters([
                 query("prefix", "Only keys that begin with these bytes.", text()),
@@ -272,8 +272,8 @@ fn spec(operation: Operation) -> Spec {
         Operation::Assert => Spec::new("Make statements: all of them, or none.")
             .parameters([bucket(), idempotency_key()])
             .body(json_body::<claims::AssertRequest>())
-            .success(200, revision(json_of::<claims::AssertAnswer>("All were known already.")))
-            .success(201, revision(json_of::<claims::AssertAnswer>("At least one is new.")))
+            .success(200, replayed(revision(json_of::<claims::AssertAnswer>("All were known."))))
+            .success(201, replayed(revision(json_of::<claims::AssertAnswer>("One is new."))))
             .errors(BUCKET)
             .errors(&[413, 415, 422, 507]),
         Operation::Query => Spec::new("Read a page of claims, resolved by a lens.")
@@ -449,7 +449,8 @@ fn if_none_match() -> Parameter {
 }
 
 fn idempotency_key() -> Parameter {
-    let text = "1 to 64 visible characters; not kept yet, so a retry may be applied again.";
+    let text = "1 to 64 visible characters that name this write in its bucket: sent again within ten \
+                minutes it is not applied again and has the same answer, with StemeDB-Replayed.";
     header_parameter("Idempotency-Key", text)
 }
 
@@ -538,6 +539,11 @@ fn served(response: Response) -> Response {
     let response = with_header(response, "StemeDB-Consistency", how);
     let age = "Of a stale answer: it shows all that was acknowledged so many ms ago, or more.";
     with_header(response, "StemeDB-Stale-Ms", age)
+}
+
+fn replayed(response: Response) -> Response {
+    let text = "`1` if a write of this Idempotency-Key was given this answer before.";
+    with_header(response, "StemeDB-Replayed", text)
 }
 
 fn location(response: Response) -> Response {

@@ -5,13 +5,15 @@ use std::sync::OnceLock;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use stemedb::shard::{Answer, Read, ReadAnswer, Write};
-use stemedb::{Admission, Answered, Call, Consistency, Credential, Door, Op, OpAnswer, Served};
+use stemedb::shard::{Answer, Condition, IdempotencyKey, Once, Read, ReadAnswer, Write};
+use stemedb::{
+    Admission, Answered, Call, Consistency, Credential, Door, Op, OpAnswer, Served, fingerprint,
+};
 use stemedb_api::{Slug, header};
 use stemedb_types::BucketName;
 use ulid::Ulid;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Repeat};
 use crate::gateway::Inner;
 use crate::params::Params;
 use crate::respond;
@@ -32,10 +34,18 @@ pub(crate) struct Admitted<'r> {
     pub(crate) served: &'r OnceLock<Served>,
 }
 
-/// The answer to a write or a read, with the headers that say where it comes from.
+/// The answer to a read, with the headers that say where it comes from.
 pub(crate) struct Reply<A> {
     pub(crate) answer: A,
     pub(crate) served_by: HeaderValue,
+}
+
+/// The answer to a write.
+pub(crate) struct Written {
+    pub(crate) answer: Answer,
+    pub(crate) served_by: HeaderValue,
+    /// A write with this `Idempotency-Key` was given this answer before.
+    pub(crate) replayed: bool,
 }
 
 impl Admitted<'_> {
@@ -54,30 +64,52 @@ impl Admitted<'_> {
         self.target.bucket.parse().map_err(|cause| Failure::malformed(format!("{cause}")))
     }
 
-    /// `Idempotency-Key` is checked for its form; what it names is not kept yet.
-    pub(crate) fn check_idempotency_key(&self) -> Result<(), Failure> {
-        let Some(key) = self.head.headers.get(IDEMPOTENCY_KEY) else { return Ok(()) };
-        let length = 1..=header::IDEMPOTENCY_KEY_BYTES_MAX;
-        if length.contains(&key.len()) && key.as_bytes().iter().all(u8::is_ascii_graphic) {
-            return Ok(());
-        }
-        Err(Failure::malformed(format!(
-            "Idempotency-Key must be 1 to {} visible ASCII characters",
-            header::IDEMPOTENCY_KEY_BYTES_MAX
-        )))
+    /// `Idempotency-Key`, if the request has one. A handler that reads a body asks for it before, so that
+    /// a bad one costs nobody a body.
+    pub(crate) fn idempotency_key(&self) -> Result<Option<IdempotencyKey>, Failure> {
+        let mut lines = self.head.headers.get_all(IDEMPOTENCY_KEY).iter();
+        let Some(line) = lines.next() else { return Ok(None) };
+        let key = IdempotencyKey::new(line.as_bytes().to_vec()).filter(|_| lines.next().is_none());
+        key.map(Some).ok_or_else(|| {
+            Failure::malformed(format!(
+                "Idempotency-Key must be 1 to {} visible ASCII characters",
+                header::IDEMPOTENCY_KEY_BYTES_MAX
+            ))
+        })
     }
 
-    /// Changes a bucket. `repeatable`: to do it twice is to do it once.
+    /// Changes a bucket: once, if the request has an `Idempotency-Key`. `repeatable`: to do it twice
+    /// is to do it once anyway.
     pub(crate) async fn write(
         self,
         bucket: BucketName,
         write: Write,
         repeatable: bool,
-    ) -> Result<Reply<Answer>, Failure> {
-        let answered = self.call(bucket, Op::Write(write), Consistency::Linearizable).await;
-        let (answer, served_by) = answered.map_err(|f| f.safe_to_repeat(repeatable))?;
+    ) -> Result<Written, Failure> {
+        let query = self.head.uri.query().unwrap_or_default();
+        let once = self.idempotency_key()?.map(|key| {
+            let fingerprint = fingerprint(&write, query);
+            Once { key, fingerprint }
+        });
+        let repeat = match &once {
+            Some(_) => Repeat::Named,
+            None if repeatable => Repeat::Harmless,
+            None if holds_once(&write) => Repeat::Conditional,
+            None => Repeat::Unsafe,
+        };
+        let answered = self.call(bucket, Op::Write(write), Consistency::Linearizable, once).await;
+        let (answer, served_by) = answered.map_err(|failure| failure.with_repeat(repeat))?;
         match answer {
-            OpAnswer::Write(answer) => Ok(Reply { answer, served_by }),
+            OpAnswer::Write(Answer::Mismatch { revision }) => {
+                let why =
+                    "this Idempotency-Key came before, with another request; nothing was done";
+                let failure = Failure::new(Slug::IdempotencyMismatch, why);
+                Err(failure.with_origin(revision, served_by))
+            }
+            OpAnswer::Write(Answer::Replayed(answer)) => {
+                Ok(Written { answer: *answer, served_by, replayed: true })
+            }
+            OpAnswer::Write(answer) => Ok(Written { answer, served_by, replayed: false }),
             OpAnswer::Read(_) | OpAnswer::Weaker(..) => {
                 Err(Failure::internal("a write was answered as a read"))
             }
@@ -92,8 +124,8 @@ impl Admitted<'_> {
         consistency: Consistency,
     ) -> Result<Reply<ReadAnswer>, Failure> {
         let told = self.served;
-        let answered = self.call(bucket, Op::Read(read), consistency).await;
-        let (answer, served_by) = answered.map_err(|f| f.safe_to_repeat(true))?;
+        let answered = self.call(bucket, Op::Read(read), consistency, None).await;
+        let (answer, served_by) = answered.map_err(|f| f.with_repeat(Repeat::Harmless))?;
         let answer = match answer {
             OpAnswer::Weaker(answer, served) => {
                 let _ = told.set(served);
@@ -119,15 +151,27 @@ impl Admitted<'_> {
         bucket: BucketName,
         op: Op,
         consistency: Consistency,
+        once: Option<Once>,
     ) -> impl Future<Output = Result<(OpAnswer, HeaderValue), Failure>> {
         let Self { gateway, admission, door, .. } = self;
         let deadline = gateway.options.deadline;
-        let call = Call { admission, door, deadline, bucket, op, consistency };
+        let call = Call { admission, door, deadline, bucket, op, consistency, once };
         let answered = gateway.front.call(call);
         async move {
             let Answered { answer, served_by } = answered.await?;
             Ok((answer, gateway.served_by(served_by)))
         }
+    }
+}
+
+/// Whether a write can be applied at one revision of its key only, and so never twice: doing it makes
+/// another.
+fn holds_once(write: &Write) -> bool {
+    match write {
+        Write::Put { condition, .. } | Write::Delete { condition, .. } => {
+            matches!(condition, Condition::RevisionIn(revisions) if revisions.len() == 1)
+        }
+        _ => false,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::failure::Failure;
 pub(crate) type Body = Full<Bytes>;
 
 pub(crate) const REVISION: HeaderName = HeaderName::from_static(header::REVISION);
+pub(crate) const REPLAYED: HeaderName = HeaderName::from_static(header::REPLAYED);
 pub(crate) const SERVED_BY: HeaderName = HeaderName::from_static(header::SERVED_BY);
 const CONSISTENCY: HeaderName = HeaderName::from_static(header::CONSISTENCY);
 const STALE_MS: HeaderName = HeaderName::from_static(header::STALE_MS);
@@ -68,6 +69,13 @@ pub(crate) fn served(headers: &mut HeaderMap, served: Option<&Served>) {
             headers.insert(CONSISTENCY, STALE);
             headers.insert(STALE_MS, (*age_ms).into());
         }
+    }
+}
+
+/// Says of an answer that it was given before.
+pub(crate) fn replayed(headers: &mut HeaderMap, replayed: bool) {
+    if replayed {
+        headers.insert(REPLAYED, HeaderValue::from_static("1"));
     }
 }
 

@@ -18,7 +18,7 @@
 //! broken disk). After either the replica must stop applying.
 //!
 //! Left out, until their parts come: transactions, batches, range
-//! delete, watches, retraction, quotas, the idempotency record. Each is a new command
+//! delete, watches, retraction, quotas. Each is a new command
 //! tag or a new change; the encodings carry a version.
 
 pub mod meta;

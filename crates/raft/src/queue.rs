@@ -150,9 +150,9 @@ fn outcome(result: WriteResult) -> Result<Written, Error> {
         Err(ClientWriteError::ForwardToLeader(forward)) => {
             Err(Error::NotLeader { leader: forward.leader_node.map(|holder| holder.0) })
         }
-        // It stood in our log and was cut off by another leader: some other replica may hold it.
-        Err(ClientWriteError::LogEntryDiscarded(_)) => Err(Error::Unknown),
-        Err(other) => Err(Error::Stopped(other.to_string())),
+        // It stood in our log and was cut off by another leader: some other replica may hold it. Of
+        // anything else it is not known that it comes before the log.
+        Err(_) => Err(Error::Unknown),
     }
 }
 

@@ -18,6 +18,10 @@ pub(crate) fn describe() {
     describe_gauge!("stemedb_wal_segments", "Segments of the log on disk.");
     describe_counter!("stemedb_raft_proposals_total", "Commands handed to Raft groups led here.");
     describe_counter!(
+        "stemedb_idempotency_replays_total",
+        "Writes led here that were answered as their Idempotency-Key was before."
+    );
+    describe_counter!(
         "stemedb_raft_leader_changes_total",
         "Times a group of this node saw another leader."
     );

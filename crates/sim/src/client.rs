@@ -1,6 +1,7 @@
 //! Clients: they ask whoever leads, write down what they asked and what they heard.
 //!
-//! A client never asks twice unless it was told that nothing was done. What it does not hear in
+//! A client never asks twice unless it was told that nothing was done, or its writes have names: then
+//! it asks again where it heard nothing, and what it asked must be done once. What it does not hear in
 //! time is unknown: it may have happened, may yet happen, or never will.
 
 use std::collections::BTreeMap;
@@ -8,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use stemedb_machine::shard::{Answer, Command, Condition, Read, ReadAnswer, Write, read};
+use stemedb_machine::shard::{
+    Answer, Command, Condition, Fingerprint, IdempotencyKey, Once, Read, ReadAnswer, Write, read,
+};
 use stemedb_raft::{Error, Group, Groups, Outcome as Done};
 use stemedb_types::{BucketName, GroupId, Key, NodeId, ProjectId, Revision};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -20,6 +23,10 @@ use crate::schedule::Reads;
 
 /// How long a client waits.
 const PATIENCE: Duration = Duration::from_millis(1500);
+/// How long a client waits that asks again where it heard nothing.
+const PATIENCE_NAMED: Duration = Duration::from_secs(6);
+/// How long it waits for one answer.
+const PATIENCE_ONE: Duration = Duration::from_millis(700);
 /// Keys of a shard: few, so that clients meet.
 pub const KEYS: u64 = 5;
 
@@ -96,13 +103,28 @@ pub struct Client {
     seen: BTreeMap<Place, Option<(u64, Revision)>>,
     /// Who led a shard when it asked last. Nobody tells it that another leads by now.
     leaders: BTreeMap<GroupId, NodeId>,
+    /// Whether its writes have names, and how many it has given.
+    names: Option<u64>,
 }
 
 impl Client {
     /// A client that has seen nothing.
     pub fn new(number: u32, shared: Arc<Shared>, shards: Vec<GroupId>, draw: Draw) -> Self {
         let (seen, leaders) = (BTreeMap::new(), BTreeMap::new());
-        Self { number, shared, shards, draw, seen, leaders }
+        Self { number, shared, shards, draw, seen, leaders, names: None }
+    }
+
+    /// The same, which names its writes or does not.
+    pub fn naming(self, named: bool) -> Self {
+        Self { names: named.then_some(0), ..self }
+    }
+
+    /// A name that no other write has, if writes have names.
+    fn next_name(&mut self) -> Option<Once> {
+        let given = self.names.as_mut()?;
+        *given += 1;
+        let key = IdempotencyKey::new(format!("{}-{given}", self.number))?;
+        Some(Once { key, fingerprint: Fingerprint([0; 32]) })
     }
 
     /// Asks one thing after another, for ever.
@@ -217,28 +239,42 @@ impl Client {
     /// Whether it was answered.
     async fn write(&mut self, place: Place, action: Action, condition: Condition) -> bool {
         let begun = self.shared.history().begin(self.number, place, action);
-        let deadline = Instant::now() + PATIENCE;
+        let once = self.next_name();
+        let deadline = Instant::now() + if once.is_some() { PATIENCE_NAMED } else { PATIENCE };
+        // Whether a try of it may have been done.
+        let mut doubtful = false;
         let answer = loop {
             if Instant::now() >= deadline {
-                break Told::NotApplied;
+                break if doubtful { Told::Nothing } else { Told::NotApplied };
             }
             let Some((replica, clock_ms)) = self.replica(place.0) else {
                 sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let command = command(place, &action, condition.clone(), clock_ms);
-            match timeout_at(deadline, replica.write(command)).await {
+            let command = command(place, &action, condition.clone(), clock_ms, once.clone());
+            let until = match once {
+                Some(_) => deadline.min(Instant::now() + PATIENCE_ONE),
+                None => deadline,
+            };
+            match timeout_at(until, replica.write(command)).await {
                 Ok(Ok(written)) => break Told::Done(written.outcome),
                 Ok(Err(Error::NotLeader { leader })) => self.redirect(place.0, leader),
                 Ok(Err(Error::NoQuorum | Error::Overloaded)) => self.redirect(place.0, None),
                 Ok(Err(_)) | Err(_) => {
                     self.redirect(place.0, None);
-                    break Told::Nothing;
+                    if once.is_none() {
+                        break Told::Nothing;
+                    }
+                    doubtful = true;
                 }
             }
             sleep(Duration::from_millis(self.draw.range(5..=80))).await;
         };
         let mut history = self.shared.history();
+        let answer = match answer {
+            Told::Done(Done::Shard(Answer::Replayed(first))) => Told::Done(Done::Shard(*first)),
+            answer => answer,
+        };
         let Told::Done(Done::Shard(answer)) = answer else {
             match answer {
                 Told::NotApplied => history.forget(begun),
@@ -272,7 +308,13 @@ enum Told {
     Nothing,
 }
 
-fn command(place: Place, action: &Action, condition: Condition, clock_ms: i64) -> Bytes {
+fn command(
+    place: Place,
+    action: &Action,
+    condition: Condition,
+    clock_ms: i64,
+    once: Option<Once>,
+) -> Bytes {
     let key = key(place.1);
     let write = match action {
         Action::Put { value } | Action::Swap { value, .. } => {
@@ -281,7 +323,7 @@ fn command(place: Place, action: &Action, condition: Condition, clock_ms: i64) -
         Action::Get | Action::Delete => Write::Delete { key, condition },
     };
     let at_ms = 1_000_000_u64.saturating_add_signed(clock_ms);
-    Command { project: PROJECT, bucket: bucket(), at_ms, write }.encode()
+    Command { project: PROJECT, bucket: bucket(), at_ms, write, once }.encode()
 }
 
 /// What a replica has under a key: its value and revision. `None`: it can't be read.

@@ -264,7 +264,8 @@ impl Cluster {
         let mut clients = tokio::task::JoinSet::new();
         for number in 0..schedule.clients {
             let draw = self.draw.fork();
-            clients.spawn(Client::new(number, self.shared.clone(), shards.clone(), draw).run());
+            let client = Client::new(number, self.shared.clone(), shards.clone(), draw);
+            clients.spawn(client.naming(schedule.named).run());
         }
         let over = self.begun + Duration::from_millis(schedule.chaos_ms);
         while Instant::now() < over {
@@ -275,6 +276,7 @@ impl Cluster {
         let over = Instant::now() + HEALING;
         let mut last =
             Client::new(schedule.clients, self.shared.clone(), shards.clone(), self.draw.fork());
+        last = last.naming(schedule.named);
         // A task, and not waited for beside a step: a step is never broken off.
         let insisting = tokio::spawn(async move {
             // Whoever asks during the healing is answered as well, but not waited for.

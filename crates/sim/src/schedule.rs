@@ -233,6 +233,8 @@ pub struct Schedule {
     pub events: Vec<Event>,
     /// How clients read.
     pub reads: Reads,
+    /// Whether clients name their writes, and ask again where they heard nothing. No seed says so.
+    pub named: bool,
 }
 
 /// How clients read.
@@ -277,7 +279,8 @@ impl Schedule {
             at_ms += 1 + draw.below(2 * between_ms);
         }
         spread_rumours(seed, chaos_ms, &mut events);
-        Self { seed, nodes, shards, clients, chaos_ms, events, reads: Reads::default() }
+        let reads = Reads::default();
+        Self { seed, nodes, shards, clients, chaos_ms, events, reads, named: false }
     }
 
     /// The same, read in another way: the faults are the same, and what comes of them is not.

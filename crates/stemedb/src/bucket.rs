@@ -129,6 +129,7 @@ impl Bucket {
             bucket: self.name.clone(),
             op,
             consistency: Consistency::Linearizable,
+            once: None,
         };
         Ok(Front::call(&self.node, call).await?.answer)
     }

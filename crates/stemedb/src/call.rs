@@ -5,18 +5,23 @@
 //! a read, and a replica is here ─► read it here, as the leader confirms
 //! ```
 //!
-//! Only the origin retries, inside the caller's deadline, and a write only after an
-//! answer that says "not applied". Between two tries it waits for what it
-//! lacks: another leader. What is not known to have failed is unknown.
+//! Only the origin retries, inside the caller's deadline. Between two tries it waits for what it
+//! lacks: another leader. A write is asked for again after an answer that says "not applied"; after
+//! a lost answer only if it has a name ([`Once`]), because then whoever applies it knows whether it
+//! was applied before. So the death of a leader costs such a caller nothing but time.
+//!
+//! What is not known to have failed is unknown, and stays so: once an answer was lost, a later "not
+//! applied" speaks of the later try alone, and only an answer out of the state settles it.
 
 use std::time::Duration;
 
+use stemedb_machine::shard::Once;
 use stemedb_rpc::{Envelope, Lane};
 use stemedb_types::{NodeId, ReplicaId, ShardId};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::core::{Core, Phase, locked};
+use crate::core::{Core, Phase};
 use crate::execute::Sink;
 use crate::front::{Admission, Answered, Call, Consistency, Door, Op, OpAnswer};
 use crate::reading::Asked;
@@ -29,6 +34,10 @@ const LEADERLESS_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long at most until the route is looked at again, for changes that wake nobody.
 const REROUTE_INTERVAL: Duration = Duration::from_millis(50);
 
+/// For how long at most a named write is asked for again after its first lost answer: far less than
+/// the answer of a first try is kept.
+const REPEAT_MAX: Duration = Duration::from_secs(30);
+
 /// No caller waits longer, whatever it says.
 const DEADLINE_MAX: Duration = Duration::from_secs(3600);
 
@@ -36,16 +45,16 @@ const DEADLINE_MAX: Duration = Duration::from_secs(3600);
 pub(crate) enum Tried {
     /// The caller's answer.
     Done(Result<OpAnswer, Error>, NodeId),
-    /// Certainly not applied: another node may take it.
+    /// Certainly not applied: another node may take it, the one that was named if any was.
     Elsewhere(Option<NodeId>),
 }
 
 impl Core {
     pub(crate) async fn call(&self, call: Call) -> Result<Answered, Error> {
-        let Call { admission, door, deadline, bucket, op, consistency } = call;
+        let Call { admission, door, deadline, bucket, op, consistency, once } = call;
         let begun = Instant::now();
         let deadline = begun + deadline.min(DEADLINE_MAX);
-        let patience = deadline.min(begun + LEADERLESS_WAIT_MAX);
+        let mut patience = deadline.min(begun + LEADERLESS_WAIT_MAX);
         let Some((project, _)) = &admission.caller.project else {
             return Err(Error::Internal("a data call without a project".to_owned()));
         };
@@ -57,6 +66,8 @@ impl Core {
         {
             return answered;
         }
+        // Until when it may be asked for again, from the first lost answer on.
+        let mut doubtful: Option<Instant> = None;
         loop {
             let route = self.route(shard);
             let as_a_follower = match &op {
@@ -68,14 +79,16 @@ impl Core {
             let tried = match (as_a_follower, route) {
                 (Some(tried), _) => tried,
                 (None, Route::Here) => {
-                    self.try_here(&admission, bucket.clone(), op.clone(), deadline).await
+                    let (bucket, op, once) = (bucket.clone(), op.clone(), once.clone());
+                    self.try_here(&admission, bucket, op, once, deadline).await
                 }
                 // Without an address there is nobody to send the caller to.
                 (None, Route::To(node)) if door == Door::Own => {
-                    return Err(match self.http_address(node) {
+                    let error = match self.http_address(node) {
                         Some(owner) => Error::NotOwner { owner: Some(owner) },
                         None => Error::unavailable(Unavailable::NoQuorum),
-                    });
+                    };
+                    Tried::Done(Err(error), self.node)
                 }
                 (None, Route::To(node)) => {
                     let wire = WireCall {
@@ -85,39 +98,54 @@ impl Core {
                         bucket: bucket.clone(),
                         op: op.clone(),
                         consistency: Consistency::Linearizable,
+                        once: once.clone(),
                     };
                     self.try_there(node, wire, deadline).await
                 }
                 (None, Route::Nowhere) => Tried::Elsewhere(None),
             };
-            match tried {
-                Tried::Done(answer, node) => {
-                    let served_by = self.name_of(node);
-                    return answer.map(|answer| Answered { answer, served_by });
+            let said = match tried {
+                Tried::Done(Ok(answer), node) => {
+                    return Ok(Answered { answer, served_by: self.name_of(node) });
                 }
-                Tried::Elsewhere(hint) => {
-                    self.learn(shard, hint);
-                    if Instant::now() >= patience {
-                        return Err(Error::unavailable(Unavailable::NoQuorum));
-                    }
-                    self.wait_for_leader(shard, patience).await;
+                Tried::Done(Err(Error::OutcomeUnknown), _) if once.is_some() => {
+                    // Worth a longer wait than a call that may simply be made again.
+                    let until = || deadline.min(Instant::now() + REPEAT_MAX);
+                    patience = *doubtful.get_or_insert_with(until);
+                    None
                 }
+                // Who is overloaded now may not be in a moment, and others are waited for anyway.
+                Tried::Done(Err(Error::Unavailable { .. }), _) if doubtful.is_some() => None,
+                Tried::Done(Err(error), _) => return Err(settled(error, doubtful)),
+                Tried::Elsewhere(said) => said,
+            };
+            match route {
+                Route::Here => self.learn(shard, self.node, said),
+                Route::To(asked) => self.learn(shard, asked, said),
+                Route::Nowhere => {}
             }
+            if Instant::now() >= patience {
+                return Err(settled(Error::unavailable(Unavailable::NoQuorum), doubtful));
+            }
+            self.wait_for_leader(shard, patience).await;
         }
     }
 
     pub(crate) fn route(&self, shard: ShardId) -> Route {
         let seen = self.leadership(shard.group());
-        let hint = locked(&self.hints).get(&shard).copied();
-        route(self.node, shard, seen, hint, &self.meta.load().layout)
+        let meta = self.meta.load();
+        let owners = self.owners.load();
+        if owners.is_of(&meta.layout) {
+            return route(self.node, shard, seen, &owners);
+        }
+        self.owners.rcu(|owners| owners.at(self.node, &meta.layout));
+        route(self.node, shard, seen, &self.owners.load())
     }
 
-    fn learn(&self, shard: ShardId, hint: Option<NodeId>) {
-        let mut hints = locked(&self.hints);
-        match hint {
-            Some(node) => hints.insert(shard, node),
-            None => hints.remove(&shard),
-        };
+    /// Remembers that `asked` did not serve a shard, and whom it named.
+    fn learn(&self, shard: ShardId, asked: NodeId, said: Option<NodeId>) {
+        let meta = self.meta.load();
+        self.owners.rcu(|owners| owners.after(self.node, &meta.layout, shard, asked, said));
     }
 
     pub(crate) fn name_of(&self, node: NodeId) -> String {
@@ -133,12 +161,13 @@ impl Core {
         admission: &Admission,
         bucket: stemedb_types::BucketName,
         op: Op,
+        once: Option<Once>,
         deadline: Instant,
     ) -> Tried {
         let writes = matches!(op, Op::Write(_));
         let (tell, told) = oneshot::channel();
         let sink: Sink = Box::new(move |result| drop(tell.send(result)));
-        self.execute(&admission.caller, bucket, op, Consistency::Linearizable, sink);
+        self.execute(&admission.caller, bucket, op, Consistency::Linearizable, once, sink);
         let result = match timeout_at(deadline, told).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) | Err(_) => Err(unanswered(writes)),
@@ -211,6 +240,12 @@ impl Core {
 /// No answer in time: a read has none, a write may have been applied.
 fn unanswered(writes: bool) -> Error {
     if writes { Error::OutcomeUnknown } else { Error::unavailable(Unavailable::NoQuorum) }
+}
+
+/// What is true of a call that ends in an error: after a lost answer nobody knows, whatever the last
+/// try says of itself.
+fn settled(error: Error, doubtful: Option<Instant>) -> Error {
+    if doubtful.is_some() { Error::OutcomeUnknown } else { error }
 }
 
 pub(crate) fn left_ms(deadline: Instant) -> u64 {

@@ -14,7 +14,7 @@ use stemedb_raft::clock::SystemClock;
 use stemedb_raft::wal::Wal;
 use stemedb_raft::{Group, GroupOptions, Groups, GroupsOptions, Leadership, Replay};
 use stemedb_rpc::Plane;
-use stemedb_types::{GroupId, NodeId, ReplicaId, ShardId};
+use stemedb_types::{GroupId, NodeId, ReplicaId};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,7 @@ use crate::identity::IdentityFiles;
 use crate::liveness::Liveness;
 use crate::options::{Auth, Fatal};
 use crate::quarantine::Quarantine;
+use crate::router::Owners;
 use crate::volumes::Disks;
 use crate::{Error, Unavailable};
 
@@ -87,8 +88,9 @@ pub(crate) struct Core {
     /// Wakes whoever waits for the meta state to change.
     pub(crate) meta_changed: watch::Sender<u64>,
     pub(crate) phase: watch::Sender<Phase>,
-    /// Who said last that it leads a shard of which no replica is here.
-    pub(crate) hints: Mutex<HashMap<ShardId, NodeId>>,
+    /// Who is asked for a shard when no replica here knows its leader: read on every request,
+    /// replaced whole.
+    pub(crate) owners: ArcSwap<Owners>,
     /// Groups that have caught up with their leader once since the start.
     pub(crate) caught_up: Mutex<BTreeSet<GroupId>>,
     /// All that the layout gave this node had, once: a replica that comes later takes nothing back.
@@ -163,7 +165,7 @@ impl Core {
             meta: ArcSwap::default(),
             meta_changed: watch::Sender::new(0),
             phase: watch::Sender::new(Phase::Blank("starting".to_owned())),
-            hints: Mutex::default(),
+            owners: ArcSwap::default(),
             caught_up: Mutex::default(),
             all_caught_up: AtomicBool::new(false),
             meta_heard: Mutex::new(Instant::now()),

@@ -5,7 +5,7 @@
 //! wakes the request, or puts the answer straight into a peer's out-buffer.
 
 use stemedb_claims::AgentId;
-use stemedb_machine::shard::{Command, Write};
+use stemedb_machine::shard::{Answer, Command, Once, Write};
 use stemedb_raft::{Group, Outcome, Written};
 use stemedb_types::{BucketName, ProjectId};
 
@@ -40,13 +40,18 @@ impl Core {
         bucket: BucketName,
         op: Op,
         consistency: Consistency,
+        once: Option<Once>,
         sink: Sink,
     ) {
         match self.begin(caller, &bucket, &op) {
             Err(error) => sink(Err(error)),
             Ok((project, group)) => match op {
                 Op::Write(write) => match self.has_room_for(&group, &write) {
-                    Ok(()) => self.write(&group, project, bucket, write, sink),
+                    Ok(()) => {
+                        let at_ms = now_ms();
+                        let command = Command { project, bucket, at_ms, write, once };
+                        self.write(&group, &command, sink);
+                    }
                     Err(error) => sink(Err(error)),
                 },
                 Op::Read(read) => {
@@ -83,25 +88,20 @@ impl Core {
         }
     }
 
-    fn write(
-        &self,
-        group: &Group,
-        project: ProjectId,
-        bucket: BucketName,
-        write: Write,
-        sink: Sink,
-    ) {
-        let command = Command { project, bucket, at_ms: now_ms(), write }.encode();
+    fn write(&self, group: &Group, command: &Command, sink: Sink) {
         let nodes = self.meta.load_full();
         let done = move |result| match result {
             Ok(Written { outcome: Outcome::Shard(answer), .. }) => {
+                if matches!(answer, Answer::Replayed(_)) {
+                    metrics::counter!("stemedb_idempotency_replays_total").increment(1);
+                }
                 sink(Ok(OpAnswer::Write(answer)));
             }
             // Not an answer we know, and applied all the same.
             Ok(_) => sink(Err(Error::OutcomeUnknown)),
             Err(error) => sink(Err(failed(error, &nodes))),
         };
-        group.propose(command, Box::new(done));
+        group.propose(command.encode(), Box::new(done));
     }
 }
 

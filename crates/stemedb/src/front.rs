@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use stemedb_claims::AgentId;
 use stemedb_machine::meta::{ApiKey, KeyHash, Node, Project, Role};
-use stemedb_machine::shard::{Answer, Read, ReadAnswer, Write};
+use stemedb_machine::shard::{Answer, Once, Read, ReadAnswer, Write};
 use stemedb_types::{
     BucketName, ClusterId, GroupId, Layout, NodeId, ProjectId, ProjectName, ReplicaId, Revision,
 };
@@ -145,6 +145,8 @@ pub struct Call {
     pub op: Op,
     /// How new what it reads must be; writes don't ask.
     pub consistency: Consistency,
+    /// The name of a write that is to be done once, however often it is asked for; no read has one.
+    pub once: Option<Once>,
 }
 
 /// What came of a [`Call`].

@@ -31,6 +31,7 @@
 //! | `admit` | lets a caller in, asking the meta leader if it must |
 //! | `call`, `execute` | a data call at its origin, and where it is led |
 //! | `reading` | reads at a replica that does not lead, and reads that may be older |
+//! | `fingerprint` | what a write means, for names that stand for one (pure) |
 //! | `meta_call` | commands for the cluster |
 //! | `peers`, `wire` | what nodes ask each other, and its bytes |
 //! | `scrub` | reads everything on disk once in a while, and checks it |
@@ -39,7 +40,7 @@
 //! | `volumes` | looks at the volumes, tells peers, keeps out what there is no room for |
 //! | `status`, `monitor` | what a node says of itself |
 //!
-//! Left out until their parts: nodes that leave, failover by evidence, `Idempotency-Key`, quotas and limits, draining without a lost call.
+//! Left out until their parts: quotas and limits.
 
 mod admit;
 mod auth;
@@ -53,6 +54,7 @@ mod entering;
 mod error;
 mod execute;
 mod failover;
+mod fingerprint;
 mod founding;
 mod front;
 mod handover;
@@ -80,6 +82,7 @@ mod wire;
 
 pub use bucket::Bucket;
 pub use error::{Error, Unavailable};
+pub use fingerprint::fingerprint;
 pub use front::{
     AdminAnswer, AdminCall, Admission, Answered, Call, Caller, ClusterStatus, Consistency,
     Credential, Door, Front, Member, MemberState, Need, Op, OpAnswer, Quarantined, Readiness,
@@ -94,8 +97,9 @@ pub use stemedb_raft::GroupOptions;
 /// The words of the state machines that calls and answers are made of.
 pub mod shard {
     pub use stemedb_machine::shard::{
-        Answer, AssertItem, AssertStatus, Attestation, ClaimAnswer, Condition, Cursor, Head,
-        KeyRange, Pattern, Read, ReadAnswer, ScanRow, TextMatch, Version, Write,
+        Answer, AssertItem, AssertStatus, Attestation, ClaimAnswer, Condition, Cursor, Fingerprint,
+        Head, IdempotencyKey, KeyRange, Once, Pattern, Read, ReadAnswer, ScanRow, TextMatch,
+        Version, Write,
     };
 }
 

@@ -137,7 +137,8 @@ impl Core {
         let sink: Sink = Box::new(move |result| reply.ok(encode_op_result(&result)));
         match self.glance(call.credential.as_ref(), call.project.as_ref(), need) {
             Glance::Sure(Ok(caller)) => {
-                self.execute(&caller, call.bucket, call.op, call.consistency, sink);
+                let WireCall { bucket, op, consistency, once, .. } = call;
+                self.execute(&caller, bucket, op, consistency, once, sink);
             }
             // A project that is not here yet may be made, a key may be news: both take a question.
             Glance::Sure(Err(error)) if !matches!(error, Error::NotFound(_)) => sink(Err(error)),
@@ -152,7 +153,8 @@ impl Core {
                     };
                     match admitted {
                         Ok(caller) => {
-                            self.execute(&caller, call.bucket, call.op, call.consistency, sink);
+                            let WireCall { bucket, op, consistency, once, .. } = call;
+                            self.execute(&caller, bucket, op, consistency, once, sink);
                         }
                         Err(error) => sink(Err(error)),
                     }

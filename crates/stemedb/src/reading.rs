@@ -227,6 +227,7 @@ impl Core {
                 bucket: asked.bucket.clone(),
                 op: Op::Read(read.clone()),
                 consistency,
+                once: None,
             };
             let sent = Instant::now();
             let until = asked.deadline.min(sent + HERE_MAX);

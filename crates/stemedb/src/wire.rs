@@ -23,7 +23,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use stemedb_machine::meta::{KeyHash, MetaAnswer, MetaCommand, NodeAddresses};
-use stemedb_machine::shard::{Answer, Read, ReadAnswer, Write};
+use stemedb_machine::shard::{Answer, Once, Read, ReadAnswer, Write};
 use stemedb_raft::{Kind, Level};
 use stemedb_types::{
     BucketName, ClusterId, DecodeError, Decoder, Encoder, GroupId, NodeId, ProjectName, ReplicaId,
@@ -60,6 +60,8 @@ pub(crate) struct WireCall {
     pub(crate) op: Op,
     /// How new what it reads must be.
     pub(crate) consistency: Consistency,
+    /// The name of a write that is to be done once.
+    pub(crate) once: Option<Once>,
 }
 
 fn bad(what: &'static str) -> DecodeError {
@@ -84,7 +86,10 @@ impl WireCall {
         out.text(self.bucket.as_str());
         match &self.op {
             Op::Write(write) => {
-                out.u8(1);
+                out.u8(if self.once.is_some() { 5 } else { 1 });
+                if let Some(once) = &self.once {
+                    once.encode(&mut out);
+                }
                 write.encode(&mut out);
             }
             Op::Read(read) => {
@@ -110,19 +115,22 @@ impl WireCall {
             from.option(|from| from.text("a project")?.parse().map_err(|_| bad("a project name")))?;
         let deadline_ms = from.varint()?;
         let bucket = from.text("a bucket")?.parse().map_err(|_| bad("a bucket name"))?;
-        let (writes, consistency) = match from.u8()? {
-            1 => (true, Consistency::Linearizable),
-            2 => (false, Consistency::Linearizable),
-            3 => (false, Consistency::Session { seen: Revision(from.varint()?) }),
-            4 => (false, Consistency::Stale),
+        let tag = from.u8()?;
+        let mut consistency = Consistency::Linearizable;
+        let mut once = None;
+        match tag {
+            1 | 2 => {}
+            3 => consistency = Consistency::Session { seen: Revision(from.varint()?) },
+            4 => consistency = Consistency::Stale,
+            5 => once = Some(Once::decode(&mut from, input)?),
             got => return Err(DecodeError::Value { what: "a call", got: got.into() }),
         };
-        let op = match writes {
+        let op = match matches!(tag, 1 | 5) {
             true => Op::Write(Write::decode(&mut from, input)?),
             false => Op::Read(Read::decode(&mut from, input)?),
         };
         from.finish()?;
-        Ok(Self { credential, project, deadline_ms, bucket, op, consistency })
+        Ok(Self { credential, project, deadline_ms, bucket, op, consistency, once })
     }
 }
 
@@ -456,7 +464,7 @@ fn take_error(from: &mut Decoder<'_>) -> Result<Error, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stemedb_machine::shard::Condition;
+    use stemedb_machine::shard::{Condition, Fingerprint, IdempotencyKey};
     use stemedb_types::Key;
 
     #[test]
@@ -473,11 +481,17 @@ mod tests {
                 expires_at_ms: None,
             }),
             consistency: Consistency::Linearizable,
+            once: None,
         };
+        let key = IdempotencyKey::new("n").unwrap();
+        let once = Some(Once { key, fingerprint: Fingerprint([7; 32]) });
+        let named = WireCall { once: once.clone(), ..call.clone() };
+        let read_named = WireCall::decode(&named.encode()).unwrap();
+        assert_eq!((read_named.op, read_named.once), (named.op, once));
         let read = WireCall::decode(&call.encode()).unwrap();
         assert_eq!(read.credential.as_ref().map(Credential::expose), Some("secret"));
         assert_eq!((read.project, read.deadline_ms), (call.project, 1500));
-        assert_eq!((read.bucket, read.op), (call.bucket, call.op));
+        assert_eq!((read.bucket, read.op, read.once), (call.bucket, call.op, None));
     }
 
     #[test]
@@ -494,6 +508,7 @@ mod tests {
                 bucket: "b".parse().unwrap(),
                 op: Op::Read(get.clone()),
                 consistency,
+                once: None,
             };
             let bytes = call.encode();
             let read = WireCall::decode(&bytes).unwrap();

@@ -57,7 +57,7 @@ async fn put(node: &Node, key: &str) -> Result<(), Error> {
     let deadline = Duration::from_secs(10);
     let bucket = "b".parse().unwrap();
     let (door, op, consistency) = (Door::Gateway, Op::Write(write), Consistency::Linearizable);
-    let call = Call { admission, door, deadline, bucket, op, consistency };
+    let call = Call { admission, door, deadline, bucket, op, consistency, once: None };
     node.call(call).await.map(|_| ())
 }
 

@@ -12,6 +12,8 @@ pub const ITEMS_MAX: usize = 1000;
 pub const STATEMENT_BYTES_MAX: usize = 64 * 1024;
 /// Longest subject, predicate, agent or source text, in bytes: these become index keys.
 pub const TERM_BYTES_MAX: usize = 1024;
+/// Longest idempotency key, in bytes; the shortest is one byte.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 64;
 /// Longest HTTP body any route reads, in bytes.
 pub const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Most rows one page of a scan or query returns; also the ceiling of `limit=`.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `keys` | the versions of keys, looked up and scanned |
 //! | `expiry` | the index of keys that go by themselves |
+//! | `kept` | answers that are kept, for writes that come again |
 //! | `floor` | what goes when a bucket's floor goes up |
 //! | `living` | the rows that a state is made of |
 //! | `run` | the view for a run of entries: many look-ups, one iterator |
@@ -14,6 +15,7 @@
 mod claims;
 mod expiry;
 mod floor;
+mod kept;
 mod keys;
 mod living;
 mod run;
@@ -25,7 +27,8 @@ use std::ops::ControlFlow;
 use stemedb_machine::Error as MachineError;
 use stemedb_machine::shard::{
     AgentId, BucketNumber, BucketState, Change, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Due,
-    Expiry, Head, KeyWalk, PassedKey, StatementId, Version, View,
+    Expiry, Head, IdempotencyKey, KeptAnswer, KeptName, KeptRange, KeyWalk, PassedKey, StatementId,
+    Version, View,
 };
 use stemedb_types::{BucketName, Key, ProjectId, Revision};
 
@@ -66,6 +69,20 @@ impl Batch {
                     let value = encode_expiry(*project, name, now.lease);
                     self.last.insert(row(now), Some(value));
                 }
+            }
+            Change::KeepAnswer { project, name, key, answer } => {
+                let row = scope.kept_name(*project, name, answer.sequence);
+                self.last.insert(row, Some(kept::encode_name(key, answer.at_ms)));
+                let row = scope.kept_answer(*project, name, key);
+                self.last.insert(row, Some(kept::encode_answer(answer)));
+            }
+            Change::DropAnswer { project, name, key, sequence } => {
+                self.last.insert(scope.kept_name(*project, name, *sequence), None);
+                self.last.insert(scope.kept_answer(*project, name, key), None);
+            }
+            Change::Kept { project, name, range } => {
+                let row = scope.kept_range(*project, name);
+                self.last.insert(row, Some(kept::encode_range(range)));
             }
             Change::Version { bucket, key, head, value } => {
                 let row = scope.version(*bucket, key.as_bytes(), head.revision());
@@ -128,6 +145,28 @@ impl View for Group {
 
     fn due(&self, until_ms: u64, limit: usize) -> Result<Vec<Due>, MachineError> {
         Ok(self.due_until(until_ms, limit)?)
+    }
+
+    fn kept_answer(
+        &self,
+        project: ProjectId,
+        name: &BucketName,
+        key: &IdempotencyKey,
+    ) -> Result<Option<KeptAnswer>, MachineError> {
+        Ok(self.answer_kept(project, name, key)?)
+    }
+
+    fn kept_name(
+        &self,
+        project: ProjectId,
+        name: &BucketName,
+        sequence: u64,
+    ) -> Result<Option<KeptName>, MachineError> {
+        Ok(self.name_kept(project, name, sequence)?)
+    }
+
+    fn kept_range(&self, project: ProjectId, name: &BucketName) -> Result<KeptRange, MachineError> {
+        Ok(self.range_kept(project, name)?)
     }
 
     fn walk_keys(

@@ -12,7 +12,8 @@ use std::ops::ControlFlow;
 use stemedb_machine::Error as MachineError;
 use stemedb_machine::shard::{
     AgentId, BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Due, Head,
-    KeyWalk, PassedKey, StatementId, Version, View,
+    IdempotencyKey, KeptAnswer, KeptName, KeptRange, KeyWalk, PassedKey, StatementId, Version,
+    View,
 };
 use stemedb_types::{BucketName, Key, ProjectId, Revision};
 
@@ -65,6 +66,28 @@ impl View for Run<'_> {
 
     fn due(&self, until_ms: u64, limit: usize) -> Result<Vec<Due>, MachineError> {
         self.group.due(until_ms, limit)
+    }
+
+    fn kept_answer(
+        &self,
+        project: ProjectId,
+        name: &BucketName,
+        key: &IdempotencyKey,
+    ) -> Result<Option<KeptAnswer>, MachineError> {
+        self.group.kept_answer(project, name, key)
+    }
+
+    fn kept_name(
+        &self,
+        project: ProjectId,
+        name: &BucketName,
+        sequence: u64,
+    ) -> Result<Option<KeptName>, MachineError> {
+        self.group.kept_name(project, name, sequence)
+    }
+
+    fn kept_range(&self, project: ProjectId, name: &BucketName) -> Result<KeptRange, MachineError> {
+        self.group.kept_range(project, name)
     }
 
     fn walk_keys(

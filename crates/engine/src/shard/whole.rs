@@ -5,6 +5,7 @@
 
 use stemedb_types::{BucketName, Revision};
 
+use super::kept;
 use super::values::{
     decode_attestation, decode_bucket, decode_claim_key, decode_expiry, decode_log,
     decode_statement, decode_version,
@@ -25,6 +26,9 @@ pub(crate) fn check(kind: u8, name: &[u8], value: &[u8]) -> Result<bool, String>
     const BY_PREDICATE: u8 = Kind::ClaimByPredicate as u8;
     const BY_AGENT: u8 = Kind::ClaimByAgent as u8;
     const EXPIRY: u8 = Kind::Expiry as u8;
+    const KEPT_RANGE: u8 = Kind::KeptRange as u8;
+    const KEPT_NAME: u8 = Kind::KeptName as u8;
+    const KEPT_ANSWER: u8 = Kind::KeptAnswer as u8;
     let checked = match kind {
         NEXT_BUCKET => (name.is_empty() && value.len() == 4).then_some(()),
         BUCKET => bucket(name, value),
@@ -35,6 +39,9 @@ pub(crate) fn check(kind: u8, name: &[u8], value: &[u8]) -> Result<bool, String>
         BY_PREDICATE => (index(name, 2) && value.is_empty()).then_some(()),
         BY_AGENT => (index(name, 3) && value.is_empty()).then_some(()),
         EXPIRY => decode_expiry(name, value).ok().map(|_| ()),
+        KEPT_RANGE => kept::range_is_whole(name, value),
+        KEPT_NAME => kept::name_is_whole(name, value),
+        KEPT_ANSWER => kept::answer_is_whole(name, value),
         _ => return Ok(false),
     };
     checked.map(|()| true).ok_or_else(|| format!("a row of kind {kind:#04x} does not parse"))

@@ -163,7 +163,7 @@ fn a_floor_whose_batch_failed_is_not_announced_any_more_and_the_batch_goes_in_ag
     let group = run.replica.group.clone();
     let write = Write::Compact { to: Revision(4) };
     let (project, bucket) = (run.project, run.bucket.clone());
-    let done = apply(&group, &Command { project, bucket, at_ms: 0, write }).unwrap();
+    let done = apply(&group, &Command { project, bucket, at_ms: 0, write, once: None }).unwrap();
     let commit = || {
         let mut batch = group.batch();
         done.changes.iter().for_each(|change| batch.put_change(change));
@@ -345,6 +345,7 @@ fn a_number_that_a_bucket_has_is_never_given_out_again() {
             condition: stemedb_machine::shard::Condition::Always,
             expires_at_ms: None,
         },
+        once: None,
     };
     let group = run.replica.group.clone();
     let mut overlay = stemedb_machine::shard::Overlay::new(&group);

@@ -12,8 +12,9 @@ use bytes::Bytes;
 use stemedb_engine::check::check;
 use stemedb_engine::{Group, RocksStore};
 use stemedb_machine::meta::{Founding, MetaRecord};
+use stemedb_machine::shard::suite::once::put;
 use stemedb_machine::shard::suite::{Run, all_keys, item, key, statement};
-use stemedb_machine::shard::{Answer, Pattern, Read, ReadAnswer, View};
+use stemedb_machine::shard::{Answer, Condition, KeptRange, Pattern, Read, ReadAnswer, View};
 use stemedb_types::{ClusterId, GroupId, ReplicaId, Revision};
 use tempfile::TempDir;
 
@@ -30,12 +31,13 @@ fn frozen(format: &str) -> (TempDir, Arc<RocksStore>) {
     let store = crate::common::open(dir.path());
     // It was brought up to this build's format on the way.
     let line = fs::read_to_string(dir.path().join("FORMAT")).unwrap();
-    assert_eq!(line, "stemedb-store 2\n");
+    assert_eq!(line, "stemedb-store 3\n");
     (dir, store)
 }
 
 /// Two buckets and claims in group 1, which took a snapshot once; founding records in group 0.
-/// Since format 2: keys that go by themselves, and a floor, in group 2.
+/// Since format 2: keys that go by themselves, and a floor, in group 2. Since format 3: named
+/// writes, one of whose answers was dropped, in group 3.
 fn write(dir: &Path) {
     let sent = TempDir::new().unwrap();
     let mut run = Run::new(Counted::over(group(sent.path(), 1)));
@@ -62,6 +64,10 @@ fn write(dir: &Path) {
     timed.put_until(b"gone", b"here", 128);
     timed.expire(b"gone", 5);
     timed.compact(2);
+    let mut named = Run::new(Counted::over(Group::open(store.clone(), GroupId(3)).unwrap()));
+    named.named("over", 1, 1000, put(b"k", b"v", Condition::Always));
+    named.named("put", 1, 601_000, put(b"k", b"w", Condition::Always));
+    named.named("failed", 1, 601_001, put(b"k", b"x", Condition::Absent));
     let meta = Group::open(store.clone(), GroupId::META).unwrap();
     let mut batch = meta.batch();
     let founding = Founding { cluster: ClusterId(9), replication_factor: 3, at_ms: 5 };
@@ -99,7 +105,32 @@ fn a_store_of_format_1_reads_as_it_was_written() {
 #[test]
 fn a_store_of_format_2_reads_as_it_was_written() {
     let (_dir, store) = frozen("v2");
-    let group = Group::open(store.clone(), GroupId(2)).unwrap();
+    reads_as_format_2(store.clone());
+    reads_as_format_1(store);
+}
+
+#[test]
+fn a_store_of_format_3_reads_as_it_was_written() {
+    let (_dir, store) = frozen("v3");
+    let mut run = Run::new(Counted::over(Group::open(store.clone(), GroupId(3)).unwrap()));
+    let range = KeptRange { first: 1, next: 3, oldest_ms: 601_000 };
+    assert_eq!(run.kept(), (range, vec!["put".to_owned(), "failed".to_owned()]));
+    let put_again = run.named("put", 1, 601_002, put(b"k", b"w", Condition::Always));
+    let first = Answer::Put { revision: Revision(2), created: false };
+    assert_eq!(put_again, Answer::Replayed(Box::new(first)));
+    let current = Some(Revision(2));
+    let failed = Answer::PreconditionFailed { revision: Revision(2), current };
+    let failed_again = run.named("failed", 1, 601_002, put(b"k", b"x", Condition::Absent));
+    assert_eq!(failed_again, Answer::Replayed(Box::new(failed)));
+    let over = run.named("over", 1, 601_002, put(b"k", b"v", Condition::Always));
+    assert_eq!(over, Answer::Put { revision: Revision(3), created: false });
+    reads_as_format_2(store.clone());
+    reads_as_format_1(store);
+}
+
+/// What format 2 could hold, in the frozen stores of it and all later ones.
+fn reads_as_format_2(store: Arc<RocksStore>) {
+    let group = Group::open(store, GroupId(2)).unwrap();
     let due = group.due(1000, 9).unwrap();
     let due: Vec<_> = due.iter().map(|due| (due.at_ms, due.key.clone(), due.lease)).collect();
     assert_eq!(due, [(512, key(b"soon"), Revision(4))]);
@@ -120,7 +151,6 @@ fn a_store_of_format_2_reads_as_it_was_written() {
     run.expire(b"soon", 4);
     assert_eq!(read(&run, b"soon", None), Some(None));
     assert_eq!(run.replica.group.due(1000, 9).unwrap(), []);
-    reads_as_format_1(store);
 }
 
 /// What format 1 could hold, in the frozen stores of all formats.

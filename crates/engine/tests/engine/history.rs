@@ -140,8 +140,13 @@ fn a_run_that_writes_and_passes_its_own_floor_leaves_the_state_of_its_entries_on
     let mut one_by_one = Run::new(Counted::fresh());
     one_by_one.put(b"k", b"1");
     one_by_one.delete(b"k");
-    let command =
-        |write| Command { project: run.project, bucket: run.bucket.clone(), at_ms: 1, write };
+    let command = |write| Command {
+        project: run.project,
+        bucket: run.bucket.clone(),
+        at_ms: 1,
+        write,
+        once: None,
+    };
     let commands = [
         Write::Touch { key: key(b"k"), expires_at_ms: 4 },
         put_until(b"k", 5),

@@ -14,9 +14,10 @@ use stemedb_engine::{
     Cursor, Error, Fill, Group, Health, Incoming, Outgoing, Pace, Range, RocksStore, Row, Rows,
     Seeker, Store, Terms, Visit, copy as copy_group,
 };
+use stemedb_machine::shard::suite::once::put;
 use stemedb_machine::shard::suite::random::Draw;
 use stemedb_machine::shard::suite::{Run, key};
-use stemedb_machine::shard::{Read, ReadAnswer};
+use stemedb_machine::shard::{Answer, Condition, Read, ReadAnswer};
 use stemedb_types::{Encoder, GroupId};
 use tempfile::TempDir;
 
@@ -717,4 +718,20 @@ fn an_install_that_finds_no_room_is_tried_again_and_goes_in_once() {
     let full = incoming.try_install().map(|_| ()).unwrap_err();
     assert!(full.is_full(), "{full}");
     assert_eq!(chunks(&incoming.try_install().unwrap()), chunks(&sent));
+}
+
+#[test]
+fn a_snapshot_takes_the_answers_of_named_writes_along() {
+    let (from, to) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let mut sent = Run::new(Counted::over(group(from.path(), 1)));
+    let write = || put(b"k", b"v", Condition::Always);
+    let first = sent.named("n", 1, 1000, write());
+    sent.put(b"k", b"w");
+    let receiver = group(to.path(), 1);
+    let received = copy_group(&sent.replica.group, &receiver, 1).unwrap().install().unwrap();
+    let mut there = Run::new(Counted::over(received));
+    assert_eq!(there.kept(), sent.kept());
+    let again = Answer::Replayed(Box::new(first));
+    assert_eq!(there.named("n", 1, 2000, write()), again);
+    assert_eq!(sent.named("n", 1, 2000, write()), again);
 }

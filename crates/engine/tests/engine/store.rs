@@ -60,19 +60,19 @@ fn a_second_process_on_a_directory_is_refused() {
 #[test]
 fn a_directory_of_a_newer_format_is_refused_with_both_and_not_touched() {
     let dir = TempDir::new().unwrap();
-    fs::write(dir.path().join("FORMAT"), "stemedb-store 3\n").unwrap();
+    fs::write(dir.path().join("FORMAT"), "stemedb-store 4\n").unwrap();
     let newer = refused(dir.path());
     assert_eq!(
         newer.to_string(),
         format!(
-            "the store in {} has format \"stemedb-store 3\", this build reads \"stemedb-store 2\"",
+            "the store in {} has format \"stemedb-store 4\", this build reads \"stemedb-store 3\"",
             dir.path().display()
         )
     );
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     fs::remove_file(dir.path().join("FORMAT")).unwrap();
     drop(open(dir.path()));
-    assert_eq!(fs::read_to_string(dir.path().join("FORMAT")).unwrap(), "stemedb-store 2\n");
+    assert_eq!(fs::read_to_string(dir.path().join("FORMAT")).unwrap(), "stemedb-store 3\n");
 }
 
 #[test]

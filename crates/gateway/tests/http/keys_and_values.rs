@@ -205,19 +205,17 @@ async fn a_doubtful_read_may_be_repeated_and_a_doubtful_put_not() {
     let read = bench.fail(Error::OutcomeUnknown).ask("GET /v1/kv/b/k", &[]).await;
     assert!(read.contains("\"retryable\":true"), "{read}");
     let put = bench.fail(Error::OutcomeUnknown).call("PUT /v1/kv/b/k", &[], "v").await;
-    assert!(put.contains("\"retryable\":false"), "{put}");
+    assert!(put.contains("\"retryable\":false") && !put.contains("safe_by"), "{put}");
 }
 
 #[tokio::test]
-async fn a_key_of_the_cluster_names_its_project_and_an_idempotency_key_is_taken() {
+async fn a_key_of_the_cluster_names_its_project() {
     let bench = Bench::new();
     let root = [("x-api-key", ""), ("authorization", "Bearer root"), ("stemedb-project", "q")];
     let made = bench.call("PUT /v1/kv/b/k", &root, "v").await;
     assert!(made.starts_with("201\n"), "{made}");
     let call = bench.script.calls.lock().unwrap().pop().unwrap();
     assert_eq!(call.admission.caller.project.unwrap().1.as_str(), "q");
-    let named = bench.call("PUT /v1/kv/b/k", &[("idempotency-key", "a-1~{}")], "v").await;
-    assert!(named.starts_with("201\n"), "{named}");
 }
 
 proptest! {

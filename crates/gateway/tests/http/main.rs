@@ -7,6 +7,7 @@ mod admin;
 mod assertions;
 mod cluster;
 mod keys_and_values;
+mod once;
 mod openapi;
 mod reads;
 mod refusals;

@@ -50,6 +50,13 @@ pub enum Answer {
         /// Its floor now. Below the one asked for: ask again.
         floor: Revision,
     },
+    /// What a write of this name was answered before; nothing changed. Never inside another.
+    Replayed(Box<Answer>),
+    /// A write of this name was something else; nothing changed.
+    Mismatch {
+        /// The revision its answer was about.
+        revision: Revision,
+    },
 }
 
 /// What became of one statement.
@@ -61,6 +68,8 @@ pub enum AssertStatus {
     Known,
 }
 
+const REPLAYED: u8 = 8;
+
 impl Answer {
     /// The revision the answer is about.
     pub fn revision(&self) -> Revision {
@@ -71,7 +80,9 @@ impl Answer {
             | Answer::PreconditionFailed { revision, .. }
             | Answer::Asserted { revision, .. }
             | Answer::Touched { revision, .. }
-            | Answer::Compacted { revision, .. } => *revision,
+            | Answer::Compacted { revision, .. }
+            | Answer::Mismatch { revision } => *revision,
+            Answer::Replayed(answer) => answer.revision(),
         }
     }
 
@@ -114,12 +125,34 @@ impl Answer {
                 out.varint(revision.0);
                 out.varint(floor.0);
             }
+            Answer::Replayed(answer) => {
+                out.u8(REPLAYED);
+                answer.encode(out);
+            }
+            Answer::Mismatch { revision } => {
+                out.u8(9);
+                out.varint(revision.0);
+            }
         }
     }
 
     /// Reads what [`Answer::encode`] wrote.
     pub fn decode(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        let tag = from.u8()?;
+        match from.u8()? {
+            REPLAYED => {
+                let tag = from.u8()?;
+                Self::decode_behind(tag, from).map(|answer| Answer::Replayed(Box::new(answer)))
+            }
+            tag => Self::decode_behind(tag, from),
+        }
+    }
+
+    /// Reads an answer that is no replay of another.
+    fn decode_behind(tag: u8, from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let refused = DecodeError::Value { what: "an answer", got: tag.into() };
+        if !(1..=9).contains(&tag) || tag == REPLAYED {
+            return Err(refused);
+        }
         let revision = Revision(from.varint()?);
         Ok(match tag {
             1 => Answer::Put { revision, created: from.bool()? },
@@ -139,7 +172,8 @@ impl Answer {
             }
             6 => Answer::Touched { revision, current: Revision(from.varint()?) },
             7 => Answer::Compacted { revision, floor: Revision(from.varint()?) },
-            got => return Err(DecodeError::Value { what: "an answer", got: got.into() }),
+            9 => Answer::Mismatch { revision },
+            _ => return Err(refused),
         })
     }
 }

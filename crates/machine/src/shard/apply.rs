@@ -9,6 +9,7 @@ use super::answer::{Answer, AssertStatus};
 use super::change::{Change, TouchKind, Touched};
 use super::command::{AssertItem, Command, Write};
 use super::keys;
+use super::once::{self, ANSWERS_MAX, Recalled};
 use super::view::{Attestation, BucketNumber, BucketState, ClaimKey, View};
 use crate::{Error, Outcome};
 
@@ -16,8 +17,28 @@ use crate::{Error, Outcome};
 ///
 /// The same command on the same state gives the same outcome on every replica. An outcome without
 /// changes took no revision. The work is bounded by the command: a look-up or three for each key or
-/// statement it names, no scan. What else a floor lets go of, each replica does in portions of its own.
+/// statement it names and a few for its own name, no scan. What else a floor lets go of, each replica
+/// does in portions of its own.
 pub fn apply(view: &impl View, command: &Command) -> Result<Outcome<Change, Answer>, Error> {
+    apply_keeping(view, command, ANSWERS_MAX)
+}
+
+/// [`apply`] with another bound on the answers kept of a bucket.
+pub(super) fn apply_keeping(
+    view: &impl View,
+    command: &Command,
+    answers_max: u64,
+) -> Result<Outcome<Change, Answer>, Error> {
+    let over = match once::recall(view, command)? {
+        Recalled::Answered(answer) => return unchanged(answer),
+        Recalled::New(over) => over,
+    };
+    let mut outcome = apply_anew(view, command)?;
+    once::keep(view, command, over, answers_max, &mut outcome)?;
+    Ok(outcome)
+}
+
+fn apply_anew(view: &impl View, command: &Command) -> Result<Outcome<Change, Answer>, Error> {
     let known = view.bucket(command.project, &command.bucket)?;
     let mut bucket = match known {
         Some(state) => state,

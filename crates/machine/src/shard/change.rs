@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use stemedb_types::{BucketName, Key, ProjectId, Revision};
 
+use super::once::{IdempotencyKey, KeptAnswer, KeptRange};
 use super::view::{Attestation, BucketNumber, BucketState, ClaimKey, Expiry, Head};
 
 /// One change to the state of a shard.
@@ -78,6 +79,37 @@ pub enum Change {
         name: BucketName,
         /// Its state from now on: only `compacted` is new.
         state: BucketState,
+    },
+    /// An answer is kept, for whoever asks the same again.
+    KeepAnswer {
+        /// Whose bucket.
+        project: ProjectId,
+        /// Which one; it need not be there.
+        name: BucketName,
+        /// What the write was called.
+        key: IdempotencyKey,
+        /// The answer.
+        answer: KeptAnswer,
+    },
+    /// An answer is kept no more.
+    DropAnswer {
+        /// Whose bucket.
+        project: ProjectId,
+        /// Which one.
+        name: BucketName,
+        /// What the write was called.
+        key: IdempotencyKey,
+        /// Its number.
+        sequence: u64,
+    },
+    /// Which answers of a bucket stand.
+    Kept {
+        /// Whose bucket.
+        project: ProjectId,
+        /// Which one.
+        name: BucketName,
+        /// Their numbers, from now on.
+        range: KeptRange,
     },
     /// The thin log: what one revision touched.
     Log {

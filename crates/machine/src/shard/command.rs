@@ -5,6 +5,8 @@ use stemedb_claims::{AgentId, StatementId};
 use stemedb_types::limits::ITEMS_MAX;
 use stemedb_types::{BucketName, DecodeError, Decoder, Encoder, Key, ProjectId, Revision};
 
+use super::once::{Fingerprint, IdempotencyKey, Once};
+
 /// A write to one bucket, as it stands in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
@@ -16,6 +18,8 @@ pub struct Command {
     pub at_ms: u64,
     /// What to do.
     pub write: Write,
+    /// Its name, if it is to be done once however often it comes.
+    pub once: Option<Once>,
 }
 
 /// What to do to a bucket.
@@ -144,7 +148,10 @@ impl Condition {
     }
 }
 
-const COMMAND_VERSION: u8 = 1;
+/// A command without a name is the bytes it always was.
+const COMMAND_UNNAMED: u8 = 1;
+/// With a name and what it stands for, between stamp and write.
+const COMMAND_NAMED: u8 = 2;
 
 const TAG_PUT: u8 = 1;
 const TAG_DELETE: u8 = 2;
@@ -167,10 +174,13 @@ impl Command {
             Write::Assert { items } => items.iter().map(|i| i.statement.len() + 256).sum(),
         };
         let mut out = Encoder::with_capacity(value_bytes + 128);
-        out.u8(COMMAND_VERSION);
+        out.u8(if self.once.is_some() { COMMAND_NAMED } else { COMMAND_UNNAMED });
         out.varint(self.project.0);
         out.text(self.bucket.as_str());
         out.varint(self.at_ms);
+        if let Some(once) = &self.once {
+            once.encode(&mut out);
+        }
         self.write.encode(&mut out);
         out.finish()
     }
@@ -178,13 +188,42 @@ impl Command {
     /// Reads what [`Command::encode`] wrote; values and statements share `input`'s memory.
     pub fn decode(input: &Bytes) -> Result<Self, DecodeError> {
         let mut from = Decoder::new(input);
-        from.version("command", COMMAND_VERSION)?;
+        let version = from.version("command", COMMAND_NAMED)?;
         let project = ProjectId(from.varint()?);
         let bucket = decode_bucket(&mut from)?;
         let at_ms = from.varint()?;
+        let once = match version {
+            COMMAND_NAMED => Some(Once::decode(&mut from, input)?),
+            _ => None,
+        };
         let write = Write::decode(&mut from, input)?;
         from.finish()?;
-        Ok(Self { project, bucket, at_ms, write })
+        Ok(Self { project, bucket, at_ms, write, once })
+    }
+}
+
+impl Once {
+    /// Writes the bytes that [`Once::decode`] reads.
+    pub fn encode(&self, out: &mut Encoder) {
+        out.bytes(self.key.as_bytes());
+        out.raw(&self.fingerprint.0);
+    }
+
+    /// Reads a write's name out of `from`, which reads `input`: the result shares its memory.
+    pub fn decode(from: &mut Decoder<'_>, input: &Bytes) -> Result<Self, DecodeError> {
+        let key = input.slice_ref(from.bytes()?);
+        let refused = DecodeError::Value { what: "an idempotency key", got: key.len() as u64 };
+        let key = IdempotencyKey::new(key).ok_or(refused)?;
+        Ok(Self { key, fingerprint: Fingerprint::decode(from)? })
+    }
+}
+
+impl Fingerprint {
+    /// Reads its 32 bytes.
+    pub fn decode(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(from.raw(32)?);
+        Ok(Self(fingerprint))
     }
 }
 

@@ -20,6 +20,7 @@
 //! | `view` | what a machine can see of the state |
 //! | `change` | what a machine may do to the state |
 //! | `apply` | command + view → changes + answer |
+//! | `once` | a write that is done once, however often it is asked for |
 //! | `keys` | what happens to one key: put, delete, touch, expire |
 //! | `overlay` | a view with changes laid over it, for a run of entries in one batch |
 //! | `read` | what may be asked and found; gets and scans over a view |
@@ -38,6 +39,7 @@ mod apply;
 mod change;
 mod command;
 mod keys;
+mod once;
 mod overlay;
 mod query;
 mod read;
@@ -56,6 +58,10 @@ pub use answer::{Answer, AssertStatus};
 pub use apply::{COMPACT_REVISIONS_MAX, apply};
 pub use change::{Change, TouchKind, Touched};
 pub use command::{AssertItem, Command, Condition, Write};
+pub use once::{
+    ANSWERS_KEPT_MS, ANSWERS_MAX, DROPPED_MAX, Fingerprint, IdempotencyKey, KeptAnswer, KeptName,
+    KeptRange, Once,
+};
 pub use overlay::Overlay;
 pub use read::{
     ClaimAnswer, Cursor, Pattern, Read, ReadAnswer, SCAN_BYTES_MAX, SCAN_ROWS_MAX, ScanRow,

@@ -3,7 +3,7 @@
 //!
 //! The second entry of a run must see what the first did, though nothing has
 //! been written yet. Only what `apply` looks up is laid over (buckets, newest
-//! versions, claim places, attestations). A scan or a look into the past would miss the
+//! versions, claim places, attestations, kept answers). A scan or a look into the past would miss the
 //! run, so it is refused.
 
 use std::collections::{HashMap, HashSet};
@@ -13,6 +13,7 @@ use stemedb_claims::{AgentId, StatementId};
 use stemedb_types::{BucketName, Key, ProjectId, Revision};
 
 use super::change::Change;
+use super::once::{IdempotencyKey, KeptAnswer, KeptName, KeptRange};
 use super::view::{
     BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Due, Head, KeyWalk,
     PassedKey, Version, View,
@@ -27,6 +28,15 @@ pub struct Overlay<'v, V: View> {
     versions: HashMap<(BucketNumber, Key), Version>,
     claims: HashMap<(BucketNumber, StatementId), ClaimKey>,
     attested: HashSet<(BucketNumber, StatementId, AgentId)>,
+    kept: HashMap<(ProjectId, BucketName), Kept>,
+}
+
+/// The answers of one bucket as the run leaves them; `None`: dropped.
+#[derive(Default)]
+struct Kept {
+    answers: HashMap<IdempotencyKey, Option<KeptAnswer>>,
+    names: HashMap<u64, Option<KeptName>>,
+    range: Option<KeptRange>,
 }
 
 impl<'v, V: View> Overlay<'v, V> {
@@ -39,6 +49,7 @@ impl<'v, V: View> Overlay<'v, V> {
             versions: HashMap::new(),
             claims: HashMap::new(),
             attested: HashSet::new(),
+            kept: HashMap::new(),
         }
     }
 
@@ -63,9 +74,27 @@ impl<'v, V: View> Overlay<'v, V> {
                 Change::Attest { bucket, key, attestation } => {
                     self.attested.insert((*bucket, key.id, attestation.agent.clone()));
                 }
+                Change::KeepAnswer { project, name, key, answer } => {
+                    let kept = self.kept_of(*project, name);
+                    let named = KeptName { key: key.clone(), at_ms: answer.at_ms };
+                    kept.names.insert(answer.sequence, Some(named));
+                    kept.answers.insert(key.clone(), Some(answer.clone()));
+                }
+                Change::DropAnswer { project, name, key, sequence } => {
+                    let kept = self.kept_of(*project, name);
+                    kept.names.insert(*sequence, None);
+                    kept.answers.insert(key.clone(), None);
+                }
+                Change::Kept { project, name, range } => {
+                    self.kept_of(*project, name).range = Some(*range);
+                }
                 Change::Log { .. } | Change::Expiry { .. } => {}
             }
         }
+    }
+
+    fn kept_of(&mut self, project: ProjectId, name: &BucketName) -> &mut Kept {
+        self.kept.entry((project, name.clone())).or_default()
     }
 }
 
@@ -103,6 +132,32 @@ impl<V: View> View for Overlay<'_, V> {
 
     fn due(&self, _until_ms: u64, _limit: usize) -> Result<Vec<Due>, Error> {
         Err(Error::Contradiction(SCANNED.to_owned()))
+    }
+
+    fn kept_answer(
+        &self,
+        project: ProjectId,
+        name: &BucketName,
+        key: &IdempotencyKey,
+    ) -> Result<Option<KeptAnswer>, Error> {
+        let laid = self.kept.get(&(project, name.clone())).and_then(|kept| kept.answers.get(key));
+        laid.map_or_else(|| self.below.kept_answer(project, name, key), |kept| Ok(kept.clone()))
+    }
+
+    fn kept_name(
+        &self,
+        project: ProjectId,
+        name: &BucketName,
+        sequence: u64,
+    ) -> Result<Option<KeptName>, Error> {
+        let laid = self.kept.get(&(project, name.clone()));
+        let laid = laid.and_then(|kept| kept.names.get(&sequence));
+        laid.map_or_else(|| self.below.kept_name(project, name, sequence), |kept| Ok(kept.clone()))
+    }
+
+    fn kept_range(&self, project: ProjectId, name: &BucketName) -> Result<KeptRange, Error> {
+        let laid = self.kept.get(&(project, name.clone())).and_then(|kept| kept.range);
+        laid.map_or_else(|| self.below.kept_range(project, name), Ok)
     }
 
     fn version(

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use stemedb_claims::{AgentId, StatementId};
 use stemedb_types::{BucketName, Key, ProjectId, Revision};
 
+use super::once::{IdempotencyKey, KeptAnswer, KeptName, KeptRange};
 use crate::Error;
 
 /// A bucket inside its group: counted up, never used twice in the group.
@@ -247,6 +248,25 @@ pub trait View {
 
     /// The keys whose expiry is at or before a time, the earliest first, at most `limit` of them.
     fn due(&self, until_ms: u64, limit: usize) -> Result<Vec<Due>, Error>;
+
+    /// The answer kept of a write of this name.
+    fn kept_answer(
+        &self,
+        project: ProjectId,
+        name: &BucketName,
+        key: &IdempotencyKey,
+    ) -> Result<Option<KeptAnswer>, Error>;
+
+    /// Whose answer has this number.
+    fn kept_name(
+        &self,
+        project: ProjectId,
+        name: &BucketName,
+        sequence: u64,
+    ) -> Result<Option<KeptName>, Error>;
+
+    /// Which answers of a bucket stand; none if none was ever kept.
+    fn kept_range(&self, project: ProjectId, name: &BucketName) -> Result<KeptRange, Error>;
 
     /// Visits every key of a range that has a version, in key order or against it, and tells what
     /// each took; with nothing there behind it, the last may be left out. What is done between two

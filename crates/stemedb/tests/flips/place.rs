@@ -176,6 +176,7 @@ async fn write(node: &Node, buckets: &[(stemedb::Admission, &str)], draw: &mut D
         bucket: bucket.parse().unwrap(),
         op: Op::Write(write),
         consistency: Consistency::Linearizable,
+        once: None,
     };
     let answered = Front::call(node, call).await.unwrap();
     assert!(matches!(answered.answer, OpAnswer::Write(_)));

@@ -11,7 +11,8 @@ use super::Replica;
 use crate::Error;
 use crate::shard::{
     Attestation, BucketNumber, BucketState, Change, ClaimKey, ClaimOrder, ClaimRow, ClaimStart,
-    Due, Head, KeyWalk, PassedKey, Touched, Version, View,
+    Due, Head, IdempotencyKey, KeptAnswer, KeptName, KeptRange, KeyWalk, PassedKey, Touched,
+    Version, View,
 };
 
 /// The state of a shard, whole and in memory.
@@ -25,6 +26,9 @@ pub struct MapView {
     pub log: BTreeMap<(BucketNumber, Revision), Vec<Touched>>,
     /// By time: which key, in whose bucket, under which lease.
     pub expiries: BTreeMap<(u64, BucketNumber, Key), (ProjectId, BucketName, Revision)>,
+    pub kept: BTreeMap<(ProjectId, BucketName, IdempotencyKey), KeptAnswer>,
+    pub kept_names: BTreeMap<(ProjectId, BucketName, u64), KeptName>,
+    pub kept_ranges: BTreeMap<(ProjectId, BucketName), KeptRange>,
 }
 
 impl Replica for MapView {
@@ -60,6 +64,18 @@ impl Replica for MapView {
                 Change::Attest { bucket, key, attestation } => {
                     let name = (bucket, key, attestation.agent.clone());
                     self.attestations.insert(name, attestation);
+                }
+                Change::KeepAnswer { project, name, key, answer } => {
+                    let named = KeptName { key: key.clone(), at_ms: answer.at_ms };
+                    self.kept_names.insert((project, name.clone(), answer.sequence), named);
+                    self.kept.insert((project, name, key), answer);
+                }
+                Change::DropAnswer { project, name, key, sequence } => {
+                    self.kept_names.remove(&(project, name.clone(), sequence));
+                    self.kept.remove(&(project, name, key));
+                }
+                Change::Kept { project, name, range } => {
+                    self.kept_ranges.insert((project, name), range);
                 }
                 Change::Log { bucket, revision, touched } => {
                     self.log.insert((bucket, revision), touched);
@@ -121,6 +137,28 @@ impl View for MapView {
     fn trimmed(&self, bucket: BucketNumber) -> Result<Revision, Error> {
         let state = self.buckets.values().find(|state| state.number == bucket);
         Ok(state.map_or(Revision(0), |state| state.compacted))
+    }
+
+    fn kept_answer(
+        &self,
+        project: ProjectId,
+        name: &BucketName,
+        key: &IdempotencyKey,
+    ) -> Result<Option<KeptAnswer>, Error> {
+        Ok(self.kept.get(&(project, name.clone(), key.clone())).cloned())
+    }
+
+    fn kept_name(
+        &self,
+        project: ProjectId,
+        name: &BucketName,
+        sequence: u64,
+    ) -> Result<Option<KeptName>, Error> {
+        Ok(self.kept_names.get(&(project, name.clone(), sequence)).cloned())
+    }
+
+    fn kept_range(&self, project: ProjectId, name: &BucketName) -> Result<KeptRange, Error> {
+        Ok(self.kept_ranges.get(&(project, name.clone())).copied().unwrap_or_default())
     }
 
     fn due(&self, until_ms: u64, limit: usize) -> Result<Vec<Due>, Error> {

@@ -14,6 +14,7 @@ pub mod expiry;
 pub mod history;
 pub mod keys;
 pub mod map;
+pub mod once;
 pub mod random;
 
 use bytes::Bytes;
@@ -57,6 +58,14 @@ macro_rules! view_suite {
             a_touch_moves_the_time_and_leaves_the_etag,
             what_is_due_comes_in_order_of_time_and_no_more_than_asked,
             every_write_of_a_key_moves_its_place_in_the_index_along,
+        }
+        $crate::view_suite! { @each $start; once:
+            a_named_write_is_done_once_and_answered_the_same_every_time,
+            whatever_a_named_write_was_answered_is_kept,
+            a_name_that_stands_for_something_else_is_told_so_and_nothing_is_done,
+            an_answer_counts_for_its_time_by_the_stamps_and_not_a_ms_longer,
+            named_writes_drop_old_answers_faster_than_they_add_new_ones,
+            a_compaction_drops_the_answers_of_a_bucket_gone_quiet,
         }
         $crate::view_suite! { @each $start; history:
             below_the_floor_is_refused_and_at_it_everything_reads_as_it_was,
@@ -113,7 +122,7 @@ impl<R: Replica> Run<R> {
     pub fn write(&mut self, write: Write) -> Answer {
         self.now_ms += 1000;
         let (project, bucket) = (self.project, self.bucket.clone());
-        self.command(&Command { project, bucket, at_ms: self.now_ms, write })
+        self.command(&Command { project, bucket, at_ms: self.now_ms, write, once: None })
     }
 
     /// Applies a command the way a replica does: from its bytes, and writes what it changes.

@@ -7,7 +7,8 @@ use stemedb_types::{ProjectId, Revision};
 use super::map::MapView;
 use super::{Replica, Run, agent, item, key, statement};
 use crate::shard::{
-    Command, Condition, Cursor, KeyRange, Pattern, Read, ReadAnswer, TextMatch, View, Write,
+    Command, Condition, Cursor, Fingerprint, IdempotencyKey, KeyRange, Once, Pattern, Read,
+    ReadAnswer, TextMatch, View, Write,
 };
 
 const KEYS: [&[u8]; 8] = [b"a", b"a\0", b"a\0\x01", b"a\0\xff", b"ab", b"b", b"\0", b"\xff"];
@@ -66,7 +67,15 @@ impl Draw {
         };
         let bucket = self.of(&["x", "x", "x", "y"]).parse().unwrap();
         let project = ProjectId(1 + u64::from(self.below(5) == 0));
-        Command { project, bucket, at_ms: self.below(100), write }
+        // Most commands of one name lie within the time that its answer is kept, some beyond.
+        let at_ms = self.below(100) * 20_000;
+        let once = (self.below(3) == 0).then(|| self.once());
+        Command { project, bucket, at_ms, write, once }
+    }
+
+    fn once(&mut self) -> Once {
+        let key = IdempotencyKey::new(self.of(&["a", "b", "c", "d"])).expect("a name");
+        Once { key, fingerprint: Fingerprint([self.below(2) as u8; 32]) }
     }
 
     fn text(&mut self) -> TextMatch {

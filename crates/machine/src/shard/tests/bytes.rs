@@ -10,7 +10,8 @@ use crate::shard::suite::random::Draw;
 use crate::shard::suite::{agent, key};
 use crate::shard::{
     Answer, AssertItem, AssertStatus, Attestation, ClaimAnswer, Command, Condition, Cursor, Expiry,
-    Head, Pattern, Read, ReadAnswer, ScanRow, TextMatch, Version, Write,
+    Fingerprint, Head, IdempotencyKey, Once, Pattern, Read, ReadAnswer, ScanRow, TextMatch,
+    Version, Write,
 };
 
 fn item() -> AssertItem {
@@ -51,9 +52,18 @@ fn commands() -> Vec<Command> {
     writes.push(Write::Expire { key: key(b"k"), lease: Revision(7) });
     writes.push(Write::Compact { to: Revision(300) });
     let bucket = "b".parse().unwrap();
-    let command =
-        |write| Command { project: ProjectId(300), bucket: Clone::clone(&bucket), at_ms: 5, write };
-    writes.into_iter().map(command).collect()
+    let command = |write| Command {
+        project: ProjectId(300),
+        bucket: Clone::clone(&bucket),
+        at_ms: 5,
+        write,
+        once: None,
+    };
+    let mut commands: Vec<Command> = writes.into_iter().map(command).collect();
+    let key = IdempotencyKey::new("~!").unwrap();
+    let once = Some(Once { key, fingerprint: Fingerprint([0xcd; 32]) });
+    commands.push(Command { once, ..commands[5].clone() });
+    commands
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -82,6 +92,8 @@ fn commands_in_a_log_stand_as_they_were_first_written() {
         "01ac02016205".to_owned() + "05016b" + "ac02",
         "01ac02016205".to_owned() + "06016b" + "07",
         "01ac02016205".to_owned() + "07" + "ac02",
+        // With a name and what it stands for, behind the stamp.
+        "02ac02016205".to_owned() + "027e21" + &"cd".repeat(32) + "02016b" + "01",
     ];
     assert_eq!(commands().len(), frozen.len());
     for (command, frozen) in commands().iter().zip(frozen) {
@@ -111,6 +123,9 @@ fn answers_and_cursors_stand_as_they_were_first_written() {
     assert_eq!(encoded(&Answer::Asserted { revision, items }), "0509020100");
     assert_eq!(encoded(&Answer::Touched { revision, current: Revision(7) }), "060907");
     assert_eq!(encoded(&Answer::Compacted { revision, floor: Revision(7) }), "070907");
+    let replayed = Answer::Replayed(Box::new(Answer::Deleted { revision }));
+    assert_eq!(encoded(&replayed), "080209");
+    assert_eq!(encoded(&Answer::Mismatch { revision }), "0909");
     let cursor = |cursor: &Cursor| {
         let mut out = Encoder::new();
         cursor.encode(&mut out);
@@ -251,6 +266,8 @@ fn everything_reads_back_and_no_cut_of_it_does() {
         Answer::Asserted { revision, items: vec![AssertStatus::Known, AssertStatus::Created] },
         Answer::Touched { revision, current: Revision(200) },
         Answer::Compacted { revision, floor: Revision(299) },
+        Answer::Replayed(Box::new(Answer::Put { revision, created: true })),
+        Answer::Mismatch { revision },
     ] {
         let bytes = encoded(|out| answer.encode(out));
         check(&answer, &bytes, |bytes| whole(bytes, |from, _| Answer::decode(from)));
@@ -266,10 +283,21 @@ fn what_no_build_of_ours_writes_is_refused() {
         Command::decode(&Bytes::from(bytes))
     };
     // A newer version, no version, a bucket's name, a write, a key of no bytes, a condition.
-    let newer = DecodeError::Version { what: "command", got: 2, known: 1 };
-    assert_eq!(with(0, 2), Err(newer));
+    let newer = DecodeError::Version { what: "command", got: 3, known: 2 };
+    assert_eq!(with(0, 3), Err(newer));
     for (at, byte) in [(0, 0), (4, b'B'), (6, 9), (7, 0), (12, 5)] {
         assert!(with(at, byte).is_err(), "byte {byte} at {at}");
+    }
+    // A name that no caller can give, and none at all.
+    let named = commands()[11].encode();
+    for (at, byte) in [(7, b' '), (6, 0), (6, 65)] {
+        let mut bytes = named.to_vec();
+        bytes[at] = byte;
+        assert!(Command::decode(&Bytes::from(bytes)).is_err(), "byte {byte} at {at}");
+    }
+    // An answer within an answer within an answer.
+    for nested in [&[8, 8, 2, 9][..], &[8]] {
+        assert!(Answer::decode(&mut Decoder::new(nested)).is_err(), "{nested:?}");
     }
     // More items than a call may have, all of them there.
     let write = Write::Assert { items: vec![item(); stemedb_types::limits::ITEMS_MAX + 1] };
@@ -312,7 +340,7 @@ proptest! {
     }
 
     #[test]
-    fn a_flipped_byte_is_never_a_panic(which in 0usize..11, at in any::<prop::sample::Index>(), to in any::<u8>()) {
+    fn a_flipped_byte_is_never_a_panic(which in 0usize..12, at in any::<prop::sample::Index>(), to in any::<u8>()) {
         let mut bytes = commands()[which].encode().to_vec();
         let at = at.index(bytes.len());
         bytes[at] = to;

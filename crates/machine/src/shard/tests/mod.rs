@@ -1,6 +1,7 @@
 //! The shard machine, told as transcripts.
 
 mod bytes;
+mod once;
 mod overlay;
 mod query;
 mod read;

@@ -25,7 +25,7 @@ fn apply_run(view: &MapView, run: &[Command]) -> (Vec<Answer>, Vec<Change>) {
 
 fn put(bucket: &str, name: &[u8], condition: Condition) -> Command {
     let write = Write::Put { key: key(name), value: Bytes::new(), condition, expires_at_ms: None };
-    Command { project: ProjectId(1), bucket: bucket.parse().unwrap(), at_ms: 5, write }
+    Command { project: ProjectId(1), bucket: bucket.parse().unwrap(), at_ms: 5, write, once: None }
 }
 
 #[test]

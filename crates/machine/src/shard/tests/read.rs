@@ -11,7 +11,8 @@ use crate::shard::suite::map::MapView;
 use crate::shard::suite::{Run, key};
 use crate::shard::{
     AgentId, BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart, Due, Head,
-    KeyWalk, PassedKey, Read, ReadAnswer, Version, View, read,
+    IdempotencyKey, KeptAnswer, KeptName, KeptRange, KeyWalk, PassedKey, Read, ReadAnswer, Version,
+    View, read,
 };
 
 /// A state in which something is written and let go of between a reader's look at the bucket and its
@@ -64,6 +65,28 @@ impl View for Passing {
 
     fn due(&self, until_ms: u64, limit: usize) -> Result<Vec<Due>, Error> {
         self.now().due(until_ms, limit)
+    }
+
+    fn kept_answer(
+        &self,
+        project: ProjectId,
+        name: &BucketName,
+        key: &IdempotencyKey,
+    ) -> Result<Option<KeptAnswer>, Error> {
+        self.now().kept_answer(project, name, key)
+    }
+
+    fn kept_name(
+        &self,
+        project: ProjectId,
+        name: &BucketName,
+        sequence: u64,
+    ) -> Result<Option<KeptName>, Error> {
+        self.now().kept_name(project, name, sequence)
+    }
+
+    fn kept_range(&self, project: ProjectId, name: &BucketName) -> Result<KeptRange, Error> {
+        self.now().kept_range(project, name)
     }
 
     fn walk_keys(

@@ -11,7 +11,7 @@ use crate::Error;
 use crate::shard::suite::{agent, key};
 use crate::shard::{
     AgentId, Attestation, BucketNumber, BucketState, ClaimKey, ClaimOrder, ClaimRow, ClaimStart,
-    Due, Head, KeyWalk, PassedKey, Version, View,
+    Due, Head, IdempotencyKey, KeptAnswer, KeptName, KeptRange, KeyWalk, PassedKey, Version, View,
 };
 
 #[derive(Default)]
@@ -73,6 +73,23 @@ impl View for Rows {
 
     fn due(&self, _: u64, _: usize) -> Result<Vec<Due>, Error> {
         Ok(Vec::new())
+    }
+
+    fn kept_answer(
+        &self,
+        _: ProjectId,
+        _: &BucketName,
+        _: &IdempotencyKey,
+    ) -> Result<Option<KeptAnswer>, Error> {
+        Ok(None)
+    }
+
+    fn kept_name(&self, _: ProjectId, _: &BucketName, _: u64) -> Result<Option<KeptName>, Error> {
+        Ok(None)
+    }
+
+    fn kept_range(&self, _: ProjectId, _: &BucketName) -> Result<KeptRange, Error> {
+        Ok(KeptRange::default())
     }
 
     fn walk_keys(
