@@ -22,7 +22,9 @@
 //! | `moving`, `rebalance` | brings groups to the layout; has the layout follow the members |
 //! | `handover` | gives leaderships away |
 //! | `reconcile` | layout, what is held and what is set aside → which groups to open and close (pure) |
+//! | `replicas` | opens, begins and leaves the replicas of this node |
 //! | `held` | which replicas this node holds, on disk |
+//! | `framed`, `replace_file` | the small files: how each is known to be whole, and replaced |
 //! | `quarantine`, `damage` | replicas whose bytes are damaged: judged, set aside, remembered |
 //! | `router` | bucket → shard → leader (pure) |
 //! | `auth` | key → role → allowed? (pure) |
@@ -51,6 +53,7 @@ mod entering;
 mod error;
 mod execute;
 mod founding;
+mod framed;
 mod front;
 mod handover;
 mod held;
@@ -66,6 +69,7 @@ mod quarantine;
 mod rebalance;
 mod reconcile;
 mod replace_file;
+mod replicas;
 mod router;
 mod scrub;
 mod status;
