@@ -22,15 +22,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use stemedb_types::{DecodeError, Decoder, Encoder, GroupId, ReplicaId};
+use stemedb_types::{GroupId, ReplicaId};
 
 use crate::core::locked;
+use crate::framed::Frame;
 use crate::replace_file::replace_file;
 
 /// The file's name in the store's directory.
 pub(crate) const FILE: &str = "REPLICAS";
-const MAGIC: &[u8] = b"StemeDB replicas\n";
-const VERSION: u8 = 1;
+const FRAME: Frame = Frame { magic: b"StemeDB replicas\n", version: 1, name: "replicas" };
 
 /// Replicas by group: a node never holds two of one group.
 pub(crate) type Replicas = BTreeMap<GroupId, ReplicaId>;
@@ -111,48 +111,29 @@ pub(crate) fn read(path: &Path) -> Result<Option<Stock>, String> {
 }
 
 fn encode(stock: &Stock) -> Vec<u8> {
-    let mut out = Encoder::new();
-    out.raw(MAGIC);
-    out.u8(VERSION);
-    out.varint((stock.held.len() + stock.leaving.len()) as u64);
-    for (replicas, leaving) in [(&stock.held, false), (&stock.leaving, true)] {
-        for (group, replica) in replicas {
-            out.u32(group.0);
-            out.varint(replica.0);
-            out.bool(leaving);
+    FRAME.seal(|out| {
+        out.varint((stock.held.len() + stock.leaving.len()) as u64);
+        for (replicas, leaving) in [(&stock.held, false), (&stock.leaving, true)] {
+            for (group, replica) in replicas {
+                out.u32(group.0);
+                out.varint(replica.0);
+                out.bool(leaving);
+            }
         }
-    }
-    let crc = crc32fast::hash(out.as_slice());
-    out.u32(crc);
-    out.into_vec()
+    })
 }
 
 fn decode(bytes: &[u8]) -> Result<Stock, String> {
-    let Some(rest) = bytes.strip_prefix(MAGIC) else {
-        return Err("this is no StemeDB file of replicas".to_owned());
-    };
-    // The version comes before the checksum: a newer format may be laid out otherwise.
-    Decoder::new(rest).version("replicas", VERSION).map_err(|cause| cause.to_string())?;
-    let Some((body, crc)) = bytes.split_last_chunk::<4>() else {
-        return Err("the file is too short".to_owned());
-    };
-    if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
-        return Err("the file does not match its checksum".to_owned());
-    }
-    decode_body(body.get(MAGIC.len() + 1..).unwrap_or_default()).map_err(|cause| cause.to_string())
-}
-
-fn decode_body(body: &[u8]) -> Result<Stock, DecodeError> {
-    let mut from = Decoder::new(body);
-    let count = from.length(6)?;
-    let mut stock = Stock::default();
-    for _ in 0..count {
-        let (group, replica) = (GroupId(from.u32()?), ReplicaId(from.varint()?));
-        let replicas = if from.bool()? { &mut stock.leaving } else { &mut stock.held };
-        replicas.insert(group, replica);
-    }
-    from.finish()?;
-    Ok(stock)
+    FRAME.open(bytes, |from| {
+        let count = from.length(6)?;
+        let mut stock = Stock::default();
+        for _ in 0..count {
+            let (group, replica) = (GroupId(from.u32()?), ReplicaId(from.varint()?));
+            let replicas = if from.bool()? { &mut stock.leaving } else { &mut stock.held };
+            replicas.insert(group, replica);
+        }
+        Ok(stock)
+    })
 }
 
 #[cfg(test)]
@@ -187,7 +168,7 @@ mod tests {
         let bytes = encode(&stock);
         assert_eq!(bytes, FROZEN);
         let mut newer = bytes.clone();
-        newer[MAGIC.len()] = 9;
+        newer[FRAME.magic.len()] = 9;
         let refused = "replicas has format version 9, this build reads 1".to_owned();
         assert_eq!(decode(&newer), Err(refused));
     }

@@ -19,16 +19,16 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use stemedb_types::{ClusterId, DecodeError, Decoder, Encoder, GroupId, NodeId, ReplicaId};
+use stemedb_types::{ClusterId, DecodeError, GroupId, NodeId, ReplicaId};
 
 use crate::founding::Proposal;
+use crate::framed::Frame;
 use crate::held::Replicas;
 use crate::quarantine::goes_on_without;
 use crate::replace_file::replace_file;
 
 const FILE: &str = "IDENTITY";
-const MAGIC: &[u8] = b"StemeDB\n";
-const VERSION: u8 = 1;
+const FRAME: Frame = Frame { magic: b"StemeDB\n", version: 1, name: "identity" };
 
 /// Why a node can't tell who it is. Nothing was changed on disk.
 #[derive(Debug, thiserror::Error)]
@@ -258,45 +258,25 @@ fn read(dir: &Path) -> Result<Option<Identity>, IdentityError> {
 }
 
 fn encode(identity: &Identity) -> Vec<u8> {
-    let mut out = Encoder::new();
-    out.raw(MAGIC);
-    out.u8(VERSION);
-    out.u64(identity.node.0);
-    out.option(identity.cluster, |out, cluster| out.u128(cluster.0));
-    out.varint(identity.incarnation);
-    out.option(identity.proposal.as_ref(), |out, proposal| out.bytes(proposal));
-    out.option(identity.meta_replica, |out, replica| out.varint(replica.0));
-    let crc = crc32fast::hash(out.as_slice());
-    out.u32(crc);
-    out.into_vec()
+    FRAME.seal(|out| {
+        out.u64(identity.node.0);
+        out.option(identity.cluster, |out, cluster| out.u128(cluster.0));
+        out.varint(identity.incarnation);
+        out.option(identity.proposal.as_ref(), |out, proposal| out.bytes(proposal));
+        out.option(identity.meta_replica, |out, replica| out.varint(replica.0));
+    })
 }
 
 fn decode(bytes: &[u8]) -> Result<Identity, String> {
-    let Some(rest) = bytes.strip_prefix(MAGIC) else {
-        return Err("this is no StemeDB identity file".to_owned());
-    };
-    // The version comes before the checksum: a newer format may be laid out otherwise.
-    Decoder::new(rest).version("identity", VERSION).map_err(|cause| cause.to_string())?;
-    let Some((body, crc)) = bytes.split_last_chunk::<4>() else {
-        return Err("the file is too short".to_owned());
-    };
-    if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
-        return Err("the file does not match its checksum".to_owned());
-    }
-    decode_body(&body[MAGIC.len() + 1..]).map_err(|cause| cause.to_string())
-}
-
-fn decode_body(body: &[u8]) -> Result<Identity, DecodeError> {
-    let mut from = Decoder::new(body);
-    let identity = Identity {
-        node: NodeId(from.u64()?),
-        cluster: from.option(|from| from.u128().map(ClusterId))?,
-        incarnation: from.varint()?,
-        proposal: from.option(|from| from.bytes().map(<[u8]>::to_vec))?,
-        meta_replica: from.option(|from| from.varint().map(ReplicaId))?,
-    };
-    from.finish()?;
-    Ok(identity)
+    FRAME.open(bytes, |from| {
+        Ok(Identity {
+            node: NodeId(from.u64()?),
+            cluster: from.option(|from| from.u128().map(ClusterId))?,
+            incarnation: from.varint()?,
+            proposal: from.option(|from| from.bytes().map(<[u8]>::to_vec))?,
+            meta_replica: from.option(|from| from.varint().map(ReplicaId))?,
+        })
+    })
 }
 
 #[cfg(test)]
@@ -373,7 +353,7 @@ mod tests {
         let bytes = encode(&identity);
         assert_eq!(decode(&bytes), Ok(identity));
         let mut newer = bytes.clone();
-        newer[MAGIC.len()] = 2;
+        newer[FRAME.magic.len()] = 2;
         let refused = decode(&newer).unwrap_err();
         assert_eq!(refused, "identity has format version 2, this build reads 1");
         for at in 0..bytes.len() {

@@ -23,8 +23,10 @@
 //! | `handover` | gives leaderships away |
 //! | `liveness`, `failover` | which members are there; another leads where the leader is gone |
 //! | `reconcile` | layout, what is held and what is set aside → which groups to open and close (pure) |
+//! | `replicas` | opens, begins and leaves the replicas of this node |
 //! | `held` | which replicas this node holds, on disk |
 //! | `promises` | whether it has promised leaders leases |
+//! | `framed`, `replace_file` | the small files: how each is known to be whole, and replaced |
 //! | `quarantine`, `damage` | replicas whose bytes are damaged: judged, set aside, remembered |
 //! | `router` | bucket → shard → leader (pure) |
 //! | `auth` | key → role → allowed? (pure) |
@@ -56,6 +58,7 @@ mod execute;
 mod failover;
 mod fingerprint;
 mod founding;
+mod framed;
 mod front;
 mod handover;
 mod held;
@@ -74,6 +77,7 @@ mod reading;
 mod rebalance;
 mod reconcile;
 mod replace_file;
+mod replicas;
 mod router;
 mod scrub;
 mod status;

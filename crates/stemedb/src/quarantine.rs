@@ -22,17 +22,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use stemedb_raft::{Damage, Part};
-use stemedb_types::{DecodeError, Decoder, Encoder, GroupId, Layout, NodeId, ReplicaId};
+use stemedb_types::{DecodeError, GroupId, Layout, NodeId, ReplicaId};
 use tokio::sync::watch;
 
 use crate::core::locked;
+use crate::framed::Frame;
 use crate::life::meta_voters;
 use crate::replace_file::replace_file;
 
 /// The file's name in the store's directory.
 pub(crate) const FILE: &str = "QUARANTINE";
-const MAGIC: &[u8] = b"StemeDB quarantine\n";
-const VERSION: u8 = 1;
+const FRAME: Frame = Frame { magic: b"StemeDB quarantine\n", version: 1, name: "quarantine" };
 /// A longer cause is cut: it is for people.
 const CAUSE_CHARS_MAX: usize = 400;
 const LOG: u8 = 1;
@@ -172,59 +172,40 @@ pub(crate) fn read(path: &Path) -> Result<Entries, String> {
 }
 
 fn encode(entries: &Entries) -> Vec<u8> {
-    let mut out = Encoder::new();
-    out.raw(MAGIC);
-    out.u8(VERSION);
-    out.varint(entries.len() as u64);
-    for (group, Entry { replica, damage, since_ms }) in entries {
-        out.u32(group.0);
-        out.varint(replica.0);
-        out.u8(match damage.part {
-            Part::Log => LOG,
-            Part::Store => STORE,
-        });
-        out.u64(*since_ms);
-        let cause: String = damage.cause.chars().take(CAUSE_CHARS_MAX).collect();
-        out.text(&cause);
-    }
-    let crc = crc32fast::hash(out.as_slice());
-    out.u32(crc);
-    out.into_vec()
+    FRAME.seal(|out| {
+        out.varint(entries.len() as u64);
+        for (group, Entry { replica, damage, since_ms }) in entries {
+            out.u32(group.0);
+            out.varint(replica.0);
+            out.u8(match damage.part {
+                Part::Log => LOG,
+                Part::Store => STORE,
+            });
+            out.u64(*since_ms);
+            let cause: String = damage.cause.chars().take(CAUSE_CHARS_MAX).collect();
+            out.text(&cause);
+        }
+    })
 }
 
 fn decode(bytes: &[u8]) -> Result<Entries, String> {
-    let Some(rest) = bytes.strip_prefix(MAGIC) else {
-        return Err("this is no StemeDB quarantine file".to_owned());
-    };
-    // The version comes before the checksum: a newer format may be laid out otherwise.
-    Decoder::new(rest).version("quarantine", VERSION).map_err(|cause| cause.to_string())?;
-    let Some((body, crc)) = bytes.split_last_chunk::<4>() else {
-        return Err("the file is too short".to_owned());
-    };
-    if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
-        return Err("the file does not match its checksum".to_owned());
-    }
-    decode_body(&body[MAGIC.len() + 1..]).map_err(|cause| cause.to_string())
-}
-
-fn decode_body(body: &[u8]) -> Result<Entries, DecodeError> {
-    let mut from = Decoder::new(body);
-    let count = from.length(4)?;
-    let mut entries = Entries::new();
-    for _ in 0..count {
-        let group = GroupId(from.u32()?);
-        let replica = ReplicaId(from.varint()?);
-        let part = match from.u8()? {
-            LOG => Part::Log,
-            STORE => Part::Store,
-            got => return Err(DecodeError::Value { what: "a damaged part", got: got.into() }),
-        };
-        let since_ms = from.u64()?;
-        let cause = from.text("a cause")?.to_owned();
-        entries.insert(group, Entry { replica, damage: Damage { part, cause }, since_ms });
-    }
-    from.finish()?;
-    Ok(entries)
+    FRAME.open(bytes, |from| {
+        let count = from.length(4)?;
+        let mut entries = Entries::new();
+        for _ in 0..count {
+            let group = GroupId(from.u32()?);
+            let replica = ReplicaId(from.varint()?);
+            let part = match from.u8()? {
+                LOG => Part::Log,
+                STORE => Part::Store,
+                got => return Err(DecodeError::Value { what: "a damaged part", got: got.into() }),
+            };
+            let since_ms = from.u64()?;
+            let cause = from.text("a cause")?.to_owned();
+            entries.insert(group, Entry { replica, damage: Damage { part, cause }, since_ms });
+        }
+        Ok(entries)
+    })
 }
 
 #[cfg(test)]
@@ -303,7 +284,7 @@ mod tests {
         let entries = Entries::from([(GroupId(3), entry(300, Part::Store, "gone"))]);
         let bytes = encode(&entries);
         let mut newer = bytes.clone();
-        newer[MAGIC.len()] = 2;
+        newer[FRAME.magic.len()] = 2;
         let refused = decode(&newer).unwrap_err();
         assert_eq!(refused, "quarantine has format version 2, this build reads 1");
         for at in 0..bytes.len() {
@@ -354,7 +335,7 @@ mod tests {
         #[test]
         fn junk_is_refused_without_a_panic(junk in any::<Vec<u8>>()) {
             let _ = decode(&junk);
-            let _ = decode(&[MAGIC, &junk].concat());
+            let _ = decode(&[FRAME.magic, &junk].concat());
         }
     }
 }

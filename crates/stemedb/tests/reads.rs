@@ -58,6 +58,7 @@ impl<'n> At<'n> {
             bucket: bucket.parse().unwrap(),
             op,
             consistency,
+            once: None,
         };
         Front::call(self.node, call).await.map(|answered| answered.answer)
     }
