@@ -136,7 +136,7 @@ pub struct Group {
     /// Said once no command is handed over any more, and nothing is waited for.
     pub(crate) closing: Closing,
     /// Snapshots on their way to followers.
-    views: Arc<Views>,
+    pub(crate) views: Arc<Views>,
     /// A snapshot on its way from the leader.
     pub(crate) staged: Arc<Staged>,
     damages: Damages,
@@ -187,6 +187,11 @@ impl Group {
             return Err(error);
         }
         given_up.never();
+        let members = raft.metrics();
+        views.tell_learners(Box::new(move |follower| {
+            let metrics = members.borrow_watched();
+            metrics.membership_config.membership().learner_ids().any(|id| id == follower.0)
+        }));
         lead_alone(&raft, replica).await;
         let (proposals, proposed) = mpsc::channel(PROPOSALS_MAX);
         let (reads, waiting) = mpsc::channel(READS_MAX);

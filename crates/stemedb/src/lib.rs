@@ -20,7 +20,9 @@
 //! | `entering` | blank → founded or joined |
 //! | `life` | what a member does, from its start to its end |
 //! | `moving`, `rebalance` | brings groups to the layout; has the layout follow the members |
-//! | `handover` | gives leaderships away |
+//! | `handover`, `preference` | gives leaderships away: when the node goes down, and to whom the layout prefers |
+//! | `operator`, `draining`, `preview`, `progress` | what an operator asks: words; leaving by command; what a change would move; how far it is |
+//! | `measured` | how the shards are, from their leaders |
 //! | `reconcile` | layout, what is held and what is set aside → which groups to open and close (pure) |
 //! | `held` | which replicas this node holds, on disk |
 //! | `quarantine`, `damage` | replicas whose bytes are damaged: judged, set aside, remembered |
@@ -36,7 +38,7 @@
 //! | `volumes` | looks at the volumes, tells peers, keeps out what there is no room for |
 //! | `status`, `monitor` | what a node says of itself |
 //!
-//! Left out until their parts: nodes that leave, failover by evidence, session
+//! Left out until their parts: failover by evidence, session
 //! and stale reads, `Idempotency-Key`, quotas and limits, draining without a lost call.
 
 mod admit;
@@ -47,6 +49,7 @@ pub mod check;
 mod core;
 mod damage;
 mod disk;
+mod draining;
 mod entering;
 mod error;
 mod execute;
@@ -56,12 +59,17 @@ mod handover;
 mod held;
 mod identity;
 mod life;
+mod measured;
 mod meta_call;
 mod monitor;
 mod moving;
 mod node;
+mod operator;
 mod options;
 mod peers;
+mod preference;
+mod preview;
+mod progress;
 mod quarantine;
 mod rebalance;
 mod reconcile;
@@ -79,6 +87,10 @@ pub use front::{
     Front, Member, MemberState, Need, Op, OpAnswer, Quarantined, Readiness, Startup,
 };
 pub use node::Node;
+pub use operator::{
+    Change, Drain, DrainState, MoveStep, NewMember, Place, PlannedMove, Preview, Progress,
+    ShardMove,
+};
 pub use options::{Auth, Fatal, Gossip, NodeOptions, StartError};
 pub use stemedb_engine::Budget;
 pub use stemedb_membership::{JoinTarget, bind as bind_gossip};

@@ -159,7 +159,7 @@ impl Disks {
         self.weigh();
     }
 
-    fn level_of(&self, peer: NodeId) -> Level {
+    pub(crate) fn level_of(&self, peer: NodeId) -> Level {
         locked(&self.peers).get(&peer).map_or(Level::Open, |(level, _)| *level)
     }
 

@@ -9,6 +9,7 @@
 //! | `READ_INDEX` | how far is this group committed? | the index |
 //! | `DISK` | my disks can take this much | heard |
 //! | `LED` | which groups do you lead, with which members? | a list of [`Led`] |
+//! | `MEASURE` | how are the groups that you lead? ([`crate::measured`]) | a list |
 //! | `FORGOTTEN` | is this replica no member of its group any more? | yes or no |
 //! | `DESCRIBE` | who are you? (to a blank node) | a description |
 //! | `PROPOSE` | will you found this cluster? | yes, or an error |
@@ -394,6 +395,7 @@ fn put_error(out: &mut Encoder, error: &Error) {
         Error::OutcomeUnknown => out.u8(8),
         Error::DiskFull => out.u8(9),
         Error::Internal(why) => text(out, 10, why),
+        Error::Conflict(why) => text(out, 15, why),
     }
 }
 
@@ -416,6 +418,7 @@ fn take_error(from: &mut Decoder<'_>) -> Result<Error, DecodeError> {
         8 => Error::OutcomeUnknown,
         9 => Error::DiskFull,
         10 => Error::Internal(text(from)?),
+        15 => Error::Conflict(text(from)?),
         got => return Err(DecodeError::Value { what: "an error", got: got.into() }),
     })
 }
@@ -464,6 +467,7 @@ mod tests {
             Error::OutcomeUnknown,
             Error::DiskFull,
             Error::Internal("e".to_owned()),
+            Error::Conflict("f".to_owned()),
         ];
         for error in errors {
             let result = Err(error.clone());
