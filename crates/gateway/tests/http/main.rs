@@ -8,6 +8,7 @@ mod assertions;
 mod cluster;
 mod keys_and_values;
 mod openapi;
+mod operate;
 mod refusals;
 mod scans;
 mod sockets;
