@@ -30,10 +30,12 @@ where
     body::expect_json(&request.head.headers)?;
     let patience = request.gateway.options.deadline;
     let bytes = body::read(body, "the body", BODY_BYTES_MAX, patience).await?;
-    let asked: api::PlanRequest = match bytes.is_empty() {
-        true => api::PlanRequest::default(),
-        false => serde_json::from_slice(&bytes)
+    let asked: api::PlanRequest = match bytes.trim_ascii_start().first() {
+        None => api::PlanRequest::default(),
+        Some(b'{') => serde_json::from_slice(&bytes)
             .map_err(|cause| Failure::malformed(format!("the body: {cause}")))?,
+        // An array would be read as the fields in their order.
+        Some(_) => return Err(Failure::malformed("the body must be a JSON object")),
     };
     let preview = request.gateway.front.preview(change(asked)?).await?;
     let moves = preview.moves.iter().map(|planned| api::PlannedMove {

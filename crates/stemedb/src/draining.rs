@@ -15,13 +15,13 @@ use stemedb_placement::{Member, voters};
 use stemedb_types::{NodeId, ShardId};
 use tokio::time::Instant;
 
+use crate::Error;
 use crate::core::{Core, now_ms};
 use crate::front::{AdminAnswer, AdminCall, Admission};
 use crate::measured::Known;
 use crate::node::ADMIN_TIMEOUT;
 use crate::operator::{Drain, DrainState};
 use crate::rebalance::{LedShards, ask_leaders, can_go, placed};
-use crate::{Error, Unavailable};
 
 /// A member may be removed by command, whatever it holds, once it has been silent for so long.
 pub(crate) const SILENT_FOR: Duration = Duration::from_secs(10);
@@ -148,7 +148,8 @@ pub(crate) fn may_go(
 }
 
 impl Core {
-    /// Has an operator's command done, wherever the meta leader is, and applied here.
+    /// Has an operator's command done, wherever the meta leader is, and known: by every member that is
+    /// not silent, or, of a removal, here.
     pub(crate) async fn operate(
         &self,
         admission: Admission,
@@ -178,7 +179,11 @@ impl Core {
             _ => return Err(Error::Internal("no command of an operator".to_owned())),
         };
         let (answer, index) = self.meta_write(admission.credential, command, deadline).await?;
-        self.meta_applied(index, deadline).await?;
+        match &call {
+            // Who is no member any more hears no more of the meta group.
+            AdminCall::Remove { .. } => self.meta_applied(index, deadline).await?,
+            _ => self.meta_applied_everywhere(index).await,
+        }
         match (answer, named) {
             (MetaAnswer::Done, Some((node, name))) => {
                 tracing::warn!(%node, name, ?call, by = admission.caller.label, "done by command");
@@ -209,10 +214,7 @@ impl Core {
         if let Ok(id) = find_member(&state, named) {
             return Ok((id, name(&state, id)));
         }
-        let meta = self.meta_group()?;
-        let confirmed = self.meta_index(&meta, deadline).await;
-        confirmed.ok_or(Error::unavailable(Unavailable::NoQuorum))?;
-        let state = self.meta.load_full();
+        let state = self.newest_state(deadline).await?;
         find_member(&state, named).map(|id| (id, name(&state, id)))
     }
 

@@ -157,7 +157,7 @@ pub enum AdminCall {
         hash: KeyHash,
     },
     /// Has a member hold and lead nothing from now on, where the others suffice; or lets it again.
-    /// Returns once that is decided: how far it is tells [`Front::progress`].
+    /// Returns once every member that is alive knows it: how far it is tells [`Front::progress`].
     Drain {
         /// The member's id or name.
         member: String,

@@ -3,10 +3,13 @@
 //! Nothing is kept: every look asks again. What is under way is where a group is not as the layout
 //! says; what waits is where the layout is not as the plan wants it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use stemedb_machine::meta::MetaState;
 use stemedb_raft::Leadership;
 use stemedb_types::{GroupId, NodeId};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::core::Core;
 use crate::draining::{SILENT_FOR, drain_of};
@@ -16,6 +19,9 @@ use crate::operator::{Change, MoveStep, Preview, Progress, ShardMove};
 use crate::preview::{Sight, differences, led_of, preview};
 use crate::rebalance::{goal_of, placed, reachable};
 use crate::{Error, Unavailable};
+
+/// How long at most until the meta group is asked again who confirms.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Core {
     /// How far what moves has come.
@@ -40,13 +46,28 @@ impl Core {
     }
 
     /// The newest state that a quorum of the meta group confirms, and what the leaders say.
-    async fn look_around(&self) -> Result<(std::sync::Arc<MetaState>, Known), Error> {
-        let meta = self.meta_group()?;
-        let confirmed = self.meta_index(&meta, Instant::now() + QUESTION_TIMEOUT).await;
-        confirmed.ok_or(Error::unavailable(Unavailable::NoQuorum))?;
-        let state = self.meta.load_full();
+    async fn look_around(&self) -> Result<(Arc<MetaState>, Known), Error> {
+        let state = self.newest_state(Instant::now() + QUESTION_TIMEOUT).await?;
         let known = self.measure_all(&state).await;
         Ok((state, known))
+    }
+
+    /// The state that a quorum of the meta group confirms. While the meta group changes its leader,
+    /// as it does when that one is drained, it is asked again.
+    pub(crate) async fn newest_state(&self, deadline: Instant) -> Result<Arc<MetaState>, Error> {
+        let meta = self.meta_group()?;
+        let mut leadership = meta.leadership();
+        loop {
+            leadership.borrow_and_update();
+            if self.meta_index(&meta, deadline).await.is_some() {
+                return Ok(self.meta.load_full());
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::unavailable(Unavailable::NoQuorum));
+            }
+            let until = deadline.min(Instant::now() + RETRY_INTERVAL);
+            let _ = timeout_at(until, leadership.changed()).await;
+        }
     }
 }
 
