@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::operate::{Drain, Rebalance};
+
 /// What `GET /v1/cluster/status` gives back. Without an admin's key: no `nodes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
@@ -21,6 +23,10 @@ pub struct Status {
     /// Each replica that the node asked has set aside. For keys that may inspect the cluster only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<Vec<Quarantined>>,
+    /// What moves. For keys that may inspect the cluster only; absent also where no quorum of the meta
+    /// group answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebalance: Option<Rebalance>,
 }
 
 /// A replica that is damaged: it neither votes nor acknowledges, and its group goes on without it.
@@ -75,6 +81,9 @@ pub struct NodeStatus {
     pub state: MemberState,
     /// How many shards it leads, as far as the node asked knows.
     pub leaders: u32,
+    /// How far it is drained; absent if it is not to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
 }
 
 /// Whether a member answers.
@@ -120,6 +129,15 @@ pub struct Member {
     pub state: MemberState,
     /// How many shards it leads, as far as the node asked knows.
     pub leaders: u32,
+    /// How many shards the layout gives it.
+    #[serde(default)]
+    pub replicas: u32,
+    /// How much of the data it should hold, relative to the others.
+    #[serde(default)]
+    pub weight: u8,
+    /// How far it is drained; absent if it is not to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
     /// Its own HTTP API.
     pub http: String,
     /// Its gateway.

@@ -24,6 +24,7 @@
 //! | `claims` | statements in, answers out |
 //! | `admin` | API keys |
 //! | `cluster` | status, members, layout |
+//! | `operate` | drain, remove, pause; what a change would move |
 //! | `health` | alive, ready, started; limits |
 
 pub mod admin;
@@ -33,6 +34,7 @@ pub mod cluster;
 pub mod header;
 pub mod health;
 pub mod kv;
+pub mod operate;
 pub mod path;
 mod problem;
 mod slug;

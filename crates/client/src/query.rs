@@ -5,6 +5,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 /// Everything but the unreserved characters of RFC 3986.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// One segment of a path.
+pub(crate) fn segment(text: &str) -> String {
+    percent_encode(text.as_bytes(), PLAIN).to_string()
+}
+
 /// Puts a query string together behind a path.
 pub(crate) struct Query(String);
 
@@ -51,5 +56,6 @@ mod tests {
         let query = query.with("end", None::<&str>).number("limit", Some(7)).flag("reverse", true);
         let text = query.flag("keys_only", false).finish();
         assert_eq!(text, "/v1/kv/b?prefix=a%20b%26%FF%2F%00&limit=7&reverse=true");
+        assert_eq!(segment("[::1]:18182/.."), "%5B%3A%3A1%5D%3A18182%2F..");
     }
 }

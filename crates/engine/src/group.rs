@@ -107,6 +107,11 @@ impl Group {
         self.scope.generation
     }
 
+    /// About how many bytes of it are on disk: see [`Store::approximate_bytes`].
+    pub fn approximate_bytes(&self) -> u64 {
+        self.store.approximate_bytes(&self.scope.all())
+    }
+
     /// Begins a batch.
     pub fn batch(&self) -> Batch {
         Batch {

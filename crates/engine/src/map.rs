@@ -252,6 +252,11 @@ impl Store for MapStore {
         self.state().durable.iter().map(|(row, value)| (row.len() + value.len()) as u64).sum()
     }
 
+    fn approximate_bytes(&self, range: &Range) -> u64 {
+        let durable = self.state().durable.clone();
+        within(&durable, range).map(|(row, value)| (row.len() + value.len()) as u64).sum()
+    }
+
     fn floors(&self) -> &Floors {
         &self.floors
     }

@@ -404,6 +404,12 @@ impl Store for RocksStore {
         live.ok().flatten().unwrap_or(0)
     }
 
+    fn approximate_bytes(&self, range: &Range) -> u64 {
+        let Some(open) = self.share("measure").ok().filter(|_| !range.is_empty()) else { return 0 };
+        let asked = [rocksdb::Range::new(&range.start, &range.end)];
+        open.db.get_approximate_sizes(&asked).into_iter().sum()
+    }
+
     fn floors(&self) -> &Floors {
         &self.floors
     }

@@ -104,6 +104,10 @@ pub trait Store: Send + Sync + 'static {
     /// How many bytes the store holds on disk.
     fn disk_bytes(&self) -> u64;
 
+    /// About how many bytes of a range the store holds on disk: what was not flushed yet, and rows
+    /// that share a block with others, may be left out or counted with them.
+    fn approximate_bytes(&self, range: &Range) -> u64;
+
     /// Which history it may drop by itself; its groups say.
     fn floors(&self) -> &Floors;
 

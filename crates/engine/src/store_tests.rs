@@ -244,6 +244,41 @@ fn a_row_is_durable_with_the_next_flush_and_not_before() {
     });
 }
 
+/// Bytes that nothing makes fewer.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+#[test]
+fn a_range_is_measured_by_what_of_it_is_flushed() {
+    each(|store| {
+        let value_bytes = 4096;
+        for number in 0..200u64 {
+            let mut rows = Rows::new();
+            let scope = SCOPES[usize::from(number >= 50)];
+            let row = scope.version(BucketNumber(0), &number.to_be_bytes(), Revision(1));
+            rows.put(row, noise(number + 1, value_bytes));
+            store.write(rows).unwrap();
+        }
+        assert_eq!(store.approximate_bytes(&Range::all()), 0, "nothing is on disk");
+        store.flush().unwrap();
+        let [few, many] = SCOPES.map(|scope| store.approximate_bytes(&scope.all()) as usize);
+        // To a tenth, or a few blocks.
+        assert!(few.abs_diff(50 * value_bytes) < 100_000, "{few}");
+        assert!(many.abs_diff(150 * value_bytes) < 100_000, "{many}");
+        let none = Scope { group: GroupId(9), generation: 0 }.all();
+        assert!(store.approximate_bytes(&none) < 10_000);
+        assert_eq!(store.approximate_bytes(&Range::between(b"b", b"a")), 0);
+    });
+}
+
 #[test]
 fn files_of_rows_are_taken_in_durably_and_a_damaged_one_is_refused() {
     each(|store| {

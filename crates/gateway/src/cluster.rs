@@ -3,26 +3,30 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use stemedb::{ClusterStatus, Member, MemberState, Quarantined};
+use stemedb::{ClusterStatus, Drain, Member, MemberState, Quarantined};
 use stemedb_api::cluster as api;
+use stemedb_api::operate::Drain as DrainShown;
 use stemedb_types::Replica;
 
 use crate::failure::Failure;
 use crate::gateway::Inner;
 use crate::query::instant;
-use crate::respond;
+use crate::{operate, respond};
 
 /// `GET /v1/cluster/status`: counts for everyone; `full` names the members too.
-pub(crate) fn status(gateway: &Inner, full: bool) -> Result<Response<Full<Bytes>>, Failure> {
+pub(crate) async fn status(gateway: &Inner, full: bool) -> Result<Response<Full<Bytes>>, Failure> {
     let status = gateway.front.status();
+    let progress = if full { operate::progress(gateway).await } else { None };
+    let drains = if full { operate::drains(gateway, &progress) } else { Vec::new() };
     let alive = status.members.iter().filter(|m| m.state == MemberState::Alive).count();
     let body = api::Status {
         cluster_id: status.cluster.map(|id| id.to_string()),
         epoch: status.layout.epoch,
         members: api::Members { total: count(status.members.len()), alive: count(alive) },
         shards: shards(&status),
-        nodes: full.then(|| status.members.iter().map(node).collect()),
+        nodes: full.then(|| status.members.iter().map(|m| node(m, &drains)).collect()),
         quarantined: full.then(|| status.quarantined.iter().map(quarantined).collect()),
+        rebalance: progress.as_ref().map(operate::rebalance),
     };
     respond::json(StatusCode::OK, &body)
 }
@@ -47,31 +51,42 @@ fn quarantined(aside: &Quarantined) -> api::Quarantined {
     }
 }
 
-fn node(member: &Member) -> api::NodeStatus {
+fn node(member: &Member, drains: &[Drain]) -> api::NodeStatus {
     api::NodeStatus {
         id: member.node.id.to_string(),
         name: member.node.name.clone(),
         state: state(member.state),
         leaders: member.leaders,
+        drain: drain(member, drains),
     }
 }
 
+fn drain(member: &Member, drains: &[Drain]) -> Option<DrainShown> {
+    drains.iter().find(|drain| drain.node == member.node.id).map(operate::shown)
+}
+
 /// `GET /v1/cluster/members`.
-pub(crate) fn members(gateway: &Inner) -> Result<Response<Full<Bytes>>, Failure> {
-    let items =
-        gateway.front.status().members.into_iter().map(|Member { node, state: s, leaders }| {
-            api::Member {
-                id: node.id.to_string(),
-                name: node.name,
-                zone: node.zone,
-                state: state(s),
-                leaders,
-                http: node.addresses.http,
-                gateway: node.addresses.gateway,
-                grpc: node.addresses.grpc,
-                gossip: node.addresses.gossip,
-            }
-        });
+pub(crate) async fn members(gateway: &Inner) -> Result<Response<Full<Bytes>>, Failure> {
+    let drains = operate::drains(gateway, &operate::progress(gateway).await);
+    let status = gateway.front.status();
+    let held = |node| status.layout.shards.iter().filter(|shard| shard.on(node).is_some()).count();
+    let items = status.members.iter().map(|member| {
+        let Member { node, state: s, leaders } = member.clone();
+        api::Member {
+            id: node.id.to_string(),
+            name: node.name,
+            zone: node.zone,
+            state: state(s),
+            leaders,
+            replicas: count(held(node.id)),
+            weight: node.weight,
+            drain: drain(member, &drains),
+            http: node.addresses.http,
+            gateway: node.addresses.gateway,
+            grpc: node.addresses.grpc,
+            gossip: node.addresses.gossip,
+        }
+    });
     respond::json(StatusCode::OK, &api::MemberList { items: items.collect() })
 }
 

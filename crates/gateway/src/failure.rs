@@ -202,6 +202,7 @@ impl From<Error> for Failure {
             Error::NotOwner { owner } => not_owner(detail, owner),
             Error::AlreadyExists(_) => Failure::new(Slug::AlreadyExists, detail),
             Error::NotFound(_) => Failure::new(Slug::NotFound, detail),
+            Error::Conflict(_) => Failure::new(Slug::PreconditionFailed, detail),
             Error::Unavailable { reason, retry_after } => {
                 let slug = match reason {
                     Unavailable::Starting => Slug::Starting,

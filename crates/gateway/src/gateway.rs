@@ -22,7 +22,7 @@ use crate::meter::Meter;
 use crate::request::{self, Admitted};
 use crate::respond::{self, SERVED_BY};
 use crate::route::{self, Access, Operation, Target};
-use crate::{Options, assert, cluster, health, keys, kv, openapi, query, scan};
+use crate::{Options, assert, cluster, health, keys, kv, openapi, operate, query, scan};
 
 const PROJECT: HeaderName = HeaderName::from_static(header::PROJECT);
 const REQUEST_ID: HeaderName = HeaderName::from_static(header::REQUEST_ID);
@@ -166,8 +166,13 @@ impl Inner {
             Operation::ListApiKeys => keys::list(&admitted),
             Operation::GetApiKey => keys::get(&admitted),
             Operation::RevokeApiKey => keys::revoke(admitted).await,
-            Operation::Members => cluster::members(self),
+            Operation::Members => cluster::members(self).await,
             Operation::Layout => cluster::layout(self),
+            Operation::PlanLayout => operate::plan(admitted, body).await,
+            Operation::DrainMember => operate::drain(admitted).await,
+            Operation::RemoveMember => operate::remove(admitted).await,
+            Operation::PauseRebalance => operate::pause(admitted, true).await,
+            Operation::ResumeRebalance => operate::pause(admitted, false).await,
             other => Err(Failure::internal(format!("{other:?} is open, yet it wants a key"))),
         }
     }
@@ -190,7 +195,7 @@ impl Inner {
             }
             Operation::Status => {
                 let full = self.may_inspect(head).await?;
-                cluster::status(self, full)
+                cluster::status(self, full).await
             }
             other => Err(Failure::internal(format!("{other:?} wants a key, yet it is open"))),
         }

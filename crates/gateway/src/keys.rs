@@ -57,7 +57,7 @@ where
             };
             created_response(&created_key, created)
         }
-        AdminAnswer::Done => Err(Failure::internal("a key was made, but not given back")),
+        _ => Err(Failure::internal("a key was made, but not given back")),
     }
 }
 

@@ -50,6 +50,7 @@ mod keys;
 mod kv;
 mod meter;
 mod openapi;
+mod operate;
 mod options;
 mod params;
 mod query;

@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 use stemedb::Need;
-use stemedb_api::{Problem, Slug, admin, claims, cluster, header, health, kv};
+use stemedb_api::{Problem, Slug, admin, claims, cluster, header, health, kv, operate};
 use stemedb_types::limits::{PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX};
 use utoipa::ToSchema;
 use utoipa::openapi::header::Header;
@@ -79,6 +79,10 @@ fn components() -> ComponentsBuilder {
     add::<cluster::Status>(&mut schemas);
     add::<cluster::MemberList>(&mut schemas);
     add::<cluster::Layout>(&mut schemas);
+    add::<operate::PlanRequest>(&mut schemas);
+    add::<operate::Plan>(&mut schemas);
+    add::<operate::MemberChange>(&mut schemas);
+    add::<operate::Paused>(&mut schemas);
     add::<health::Health>(&mut schemas);
     add::<health::Alive>(&mut schemas);
     add::<health::Readiness>(&mut schemas);
@@ -123,7 +127,7 @@ fn error(status: u16) -> Response {
 fn error_headers(status: u16) -> &'static [(&'static str, &'static str)] {
     match status {
         401 => &[("WWW-Authenticate", "Always Bearer.")],
-        412 => &[("ETag", "The key's ETag now, if it is there.")],
+        412 => &[("ETag", "Of a key: its ETag now, if it is there.")],
         421 => &[("StemeDB-Owner", "The own HTTP address, host:port, of the node to ask.")],
         503 => &[("Retry-After", "Seconds.")],
         _ => &[],
@@ -192,7 +196,9 @@ fn tag(place: Place) -> &'static str {
         Place::Key | Place::Bucket => "keys and values",
         Place::Assert | Place::Query | Place::Assertion => "assertions",
         Place::ApiKeys | Place::ApiKey => "admin",
-        Place::Status | Place::Members | Place::Layout => "cluster",
+        Place::Status | Place::Members | Place::Layout | Place::LayoutPlan => "cluster",
+        Place::MemberDrain | Place::MemberRemove => "cluster",
+        Place::RebalancePause | Place::RebalanceResume => "cluster",
         _ => "health",
     }
 }
@@ -325,6 +331,29 @@ fn spec(operation: Operation) -> Spec {
             .success(200, json_of::<cluster::MemberList>("The members.")),
         Operation::Layout => Spec::new("Which nodes hold which shard.")
             .success(200, json_of::<cluster::Layout>("The layout.")),
+        Operation::PlanLayout => {
+            Spec::new("What a change of members would move; nothing is changed.")
+                .body(optional(json_body::<operate::PlanRequest>()))
+                .success(200, json_of::<operate::Plan>("The moves, and what they cost."))
+                .errors(&[404, 413, 415])
+        }
+        Operation::DrainMember => Spec::new(
+            "Have a member hold and lead nothing, where the others suffice; its process stays.",
+        )
+        .parameters([query("off", "Let it hold and lead again.", boolean())])
+        .success(200, json_of::<operate::MemberChange>("It is decided; this is how far it is."))
+        .errors(&[404, 412, 504, 507]),
+        Operation::RemoveMember => Spec::new(
+            "Do without a member: one that holds nothing, or is silent and can be spared.",
+        )
+        .success(200, json_of::<operate::MemberChange>("It is no member any more."))
+        .errors(&[404, 412, 504, 507]),
+        Operation::PauseRebalance => Spec::new("Let no shard begin to move; what moves ends.")
+            .success(200, json_of::<operate::Paused>("Nothing begins to move."))
+            .errors(&[504, 507]),
+        Operation::ResumeRebalance => Spec::new("Let shards move again.")
+            .success(200, json_of::<operate::Paused>("Shards move where they should."))
+            .errors(&[504, 507]),
         Operation::Health => Spec::new("Who answers, and how it is; always 200.")
             .success(200, json_of::<health::Health>("It answers."))
             .errors(&[500]),
@@ -373,6 +402,9 @@ fn path_parameters(place: Place) -> Vec<Parameter> {
                 .pattern(Some("^sha256:[0-9a-f]{64}$"))
                 .build(),
         )],
+        Place::MemberDrain | Place::MemberRemove => {
+            vec![path_parameter("id", "The member's id, or its name, percent-encoded.", text())]
+        }
         Place::ApiKey => vec![path_parameter(
             "hash",
             "SHA-256 of the key.",
@@ -478,6 +510,12 @@ fn reference<T: ToSchema>() -> Ref {
 fn json_body<T: ToSchema>() -> RequestBody {
     let content = ContentBuilder::new().schema(Some(reference::<T>())).build();
     RequestBodyBuilder::new().content(header::JSON, content).required(Some(Required::True)).build()
+}
+
+/// A body that may be left out.
+fn optional(mut body: RequestBody) -> RequestBody {
+    body.required = Some(Required::False);
+    body
 }
 
 fn bytes() -> Object {

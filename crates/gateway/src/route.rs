@@ -44,6 +44,16 @@ pub enum Place {
     Members,
     /// Which nodes hold which shard.
     Layout,
+    /// What a change of members would move.
+    LayoutPlan,
+    /// Where a member is drained.
+    MemberDrain,
+    /// Where a member is removed.
+    MemberRemove,
+    /// Where what moves is paused.
+    RebalancePause,
+    /// Where it is resumed.
+    RebalanceResume,
 }
 
 /// What a request asks for.
@@ -91,6 +101,16 @@ pub enum Operation {
     Members,
     /// Which nodes hold which shard.
     Layout,
+    /// What a change of members would move.
+    PlanLayout,
+    /// Have a member hold nothing, or let it again.
+    DrainMember,
+    /// Do without a member.
+    RemoveMember,
+    /// Let nothing begin to move.
+    PauseRebalance,
+    /// Let shards move again.
+    ResumeRebalance,
 }
 
 /// Who may ask.
@@ -140,6 +160,11 @@ pub const TABLE: &[Row] = &[
     row(Operation::Status, "GET", Place::Status, Access::Open),
     row(Operation::Members, "GET", Place::Members, INSPECT),
     row(Operation::Layout, "GET", Place::Layout, INSPECT),
+    row(Operation::PlanLayout, "POST", Place::LayoutPlan, INSPECT),
+    row(Operation::DrainMember, "POST", Place::MemberDrain, ADMINISTER),
+    row(Operation::RemoveMember, "POST", Place::MemberRemove, ADMINISTER),
+    row(Operation::PauseRebalance, "POST", Place::RebalancePause, ADMINISTER),
+    row(Operation::ResumeRebalance, "POST", Place::RebalanceResume, ADMINISTER),
     row(Operation::Health, "GET", Place::Health, Access::Open),
     row(Operation::Alive, "GET", Place::Alive, Access::Open),
     row(Operation::Ready, "GET", Place::Ready, Access::Open),
@@ -151,7 +176,7 @@ pub const TABLE: &[Row] = &[
 
 impl Place {
     /// Every template, in the order of the variants.
-    pub const ALL: [Place; 17] = [
+    pub const ALL: [Place; 22] = [
         Place::Key,
         Place::Bucket,
         Place::Assert,
@@ -169,6 +194,11 @@ impl Place {
         Place::Status,
         Place::Members,
         Place::Layout,
+        Place::LayoutPlan,
+        Place::MemberDrain,
+        Place::MemberRemove,
+        Place::RebalancePause,
+        Place::RebalanceResume,
     ];
 
     /// The path with its parts in braces: the metric label and the path in OpenAPI.
@@ -191,6 +221,11 @@ impl Place {
             Place::Status => "/v1/cluster/status",
             Place::Members => "/v1/cluster/members",
             Place::Layout => "/v1/cluster/layout",
+            Place::LayoutPlan => "/v1/cluster/layout/plan",
+            Place::MemberDrain => "/v1/cluster/members/{id}/drain",
+            Place::MemberRemove => "/v1/cluster/members/{id}/remove",
+            Place::RebalancePause => "/v1/cluster/rebalance/pause",
+            Place::RebalanceResume => "/v1/cluster/rebalance/resume",
         }
     }
 
@@ -225,7 +260,7 @@ pub struct Target<'p> {
     pub place: Place,
     /// The bucket as written; empty at places without one.
     pub bucket: &'p str,
-    /// The key, id or hash as written; empty at places without one.
+    /// The key, id, name or hash as written; empty at places without one.
     pub rest: &'p str,
 }
 
@@ -237,10 +272,11 @@ pub fn find(path: &str) -> Option<Target<'_>> {
             None => Target { place: Place::Bucket, bucket: rest, rest: "" },
         });
     }
-    for place in [Place::Assertion, Place::ApiKey] {
-        let (parent, _) = place.template().split_once('{')?;
-        let rest = path.strip_prefix(parent).filter(|r| !r.is_empty() && !r.contains('/'));
-        if let Some(rest) = rest {
+    for place in [Place::Assertion, Place::ApiKey, Place::MemberDrain, Place::MemberRemove] {
+        let (parent, end) = place.template().split_once('{')?;
+        let (_, end) = end.split_once('}')?;
+        let rest = path.strip_prefix(parent).and_then(|rest| rest.strip_suffix(end));
+        if let Some(rest) = rest.filter(|rest| !rest.is_empty() && !rest.contains('/')) {
             return Some(Target { place, bucket: "", rest });
         }
     }
@@ -281,6 +317,11 @@ mod tests {
             assert_eq!(find(nowhere), None, "{nowhere}");
         }
         assert_eq!(find("/v1/admin/api-keys/x/rotate"), None);
+        let drained = find("/v1/cluster/members/h:18182/drain").map(|t| (t.place, t.rest));
+        assert_eq!(drained, Some((Place::MemberDrain, "h:18182")));
+        for nowhere in ["/v1/cluster/members//drain", "/v1/cluster/members/a/b/drain"] {
+            assert_eq!(find(nowhere), None, "{nowhere}");
+        }
     }
 
     #[test]

@@ -17,8 +17,8 @@ pub struct Member {
     /// What it would fail together with. Nodes that name none are taken to share one.
     pub zone: Option<String>,
     /// How much of the data it should hold, relative to the others. Zero says "rather nothing", as
-    /// for a node that is drained: it holds shards only where the others are too few, and is a
-    /// member until it is left out.
+    /// for a node that is drained: it holds shards only where the others are too few, leads none
+    /// that another could, and is a member until it is left out.
     pub weight: u32,
 }
 
@@ -165,6 +165,8 @@ fn checked<'a>(request: &Request<'a>) -> Result<Vec<&'a Member>, Error> {
 struct Cast {
     nodes: Vec<NodeId>,
     holders: Vec<Holder>,
+    /// Those with a weight.
+    willing: Vec<bool>,
     zone_count: usize,
 }
 
@@ -187,6 +189,7 @@ impl Cast {
         Self {
             nodes: members.iter().map(|member| member.node).collect(),
             holders: members.iter().map(holder).collect(),
+            willing: members.iter().map(|member| member.weight > 0).collect(),
             zone_count: names.len(),
         }
     }
@@ -238,6 +241,10 @@ fn choose_replicas(cast: &Cast, past: &[Vec<Past>], voters: usize) -> Vec<Vec<us
 fn choose_leaders(cast: &Cast, past: &[Vec<Past>], chosen: &[Vec<usize>]) -> Vec<usize> {
     let seats = |(shard, chosen): (usize, &Vec<usize>)| -> Vec<Seat> {
         let mut nodes = chosen.clone();
+        // One without a weight leads nothing, where any other could.
+        if nodes.iter().any(|node| cast.willing[*node]) {
+            nodes.retain(|node| cast.willing[*node]);
+        }
         nodes.sort_by_cached_key(|node| (tie(shard, cast.nodes[*node]), *node));
         nodes.into_iter().map(|node| Seat { node, past: past[shard][node] }).collect()
     };

@@ -83,6 +83,11 @@ fn check(world: &World, members: &[Member], plan: &Plan) {
     }
     assert_eq!(plan.layout.epoch - world.layout.epoch, u64::from(plan.layout != world.layout));
     let willing: Vec<&Member> = members.iter().filter(|m| m.weight > 0).collect();
+    if !willing.is_empty() {
+        let leads = |shard: &ShardLayout| shard.replicas[0].node;
+        let suits = |shard: &ShardLayout| willing.iter().any(|m| m.node == leads(shard));
+        assert!(plan.layout.shards.iter().all(suits), "the willing lead");
+    }
     if willing.len() < voters {
         let everything = |m: &&Member| plan.layout.shards.iter().all(|s| s.on(m.node).is_some());
         assert!(willing.iter().all(everything), "the willing do what they can");
@@ -259,14 +264,18 @@ fn a_drained_node_gives_up_all_it_can_and_stays_where_there_is_no_spare() {
     draining[2].weight = 0;
     let plan = full.go(&draining);
     assert_eq!((plan.moves, plan.removals), (vec![], vec![]), "nobody could take its place");
+    let led = leads(&plan.layout).into_iter().collect::<Vec<_>>();
+    assert_eq!(led, [(NodeId(1), 4), (NodeId(2), 4)], "it leads nothing");
 
     // Two of four drain: the two others hold everything, the draining share the rest.
     let mut half = World::new(3, 8);
     let mut draining = cluster(&["", "", "", ""]);
     draining[0].weight = 0;
     draining[1].weight = 0;
-    let loads = loads(&half.go(&draining).layout);
-    assert_eq!(loads.into_values().collect::<Vec<_>>(), [4, 4, 8, 8]);
+    let plan = half.go(&draining);
+    assert_eq!(loads(&plan.layout).into_values().collect::<Vec<_>>(), [4, 4, 8, 8]);
+    let led = leads(&plan.layout).into_iter().collect::<Vec<_>>();
+    assert_eq!(led, [(NodeId(3), 4), (NodeId(4), 4)]);
 }
 
 #[test]

@@ -165,7 +165,7 @@ pub struct Group {
     /// Said once no command is handed over any more, and nothing is waited for.
     pub(crate) closing: Closing,
     /// Snapshots on their way to followers.
-    views: Arc<Views>,
+    pub(crate) views: Arc<Views>,
     /// A snapshot on its way from the leader.
     pub(crate) staged: Arc<Staged>,
     damages: Damages,
@@ -235,6 +235,11 @@ impl Group {
             return Err(error);
         }
         given_up.never();
+        let members = raft.metrics();
+        views.tell_learners(Box::new(move |follower| {
+            let metrics = members.borrow_watched();
+            metrics.membership_config.membership().learner_ids().any(|id| id == follower.0)
+        }));
         lead_alone(&raft, replica).await;
         if leases.holds_votes().is_some() {
             keep_promises(&raft, replica, &leases).await?;

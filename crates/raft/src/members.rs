@@ -76,6 +76,24 @@ impl Group {
         }
     }
 
+    /// How many entries of its log each member lacks, as far as this leader has heard; who has not
+    /// said is not among them. Empty at a follower.
+    pub fn entries_behind(&self) -> BTreeMap<ReplicaId, u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let lacks = |(id, has): (&u64, &Option<LogId>)| {
+            Some((ReplicaId(*id), last.saturating_sub(has.as_ref()?.index())))
+        };
+        metrics.replication.iter().flatten().filter_map(lacks).collect()
+    }
+
+    /// Bytes of the snapshot on its way to a member that were sent so far; `None` if there is none
+    /// on its way.
+    pub fn snapshot_bytes_sent(&self, to: ReplicaId) -> Option<u64> {
+        self.views.sent_bytes(to)
+    }
+
     /// Adds a replica that only listens. Only the leader can.
     pub async fn add_learner(&self, replica: Replica) -> Result<(), Error> {
         let added = self.raft.add_learner(replica.id.0, Holder(replica.node), false).await;

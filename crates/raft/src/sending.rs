@@ -11,7 +11,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -82,6 +82,8 @@ impl Sending {
 
 /// Where a log was purged up to.
 type Purged = Box<dyn Fn() -> Option<u64> + Send + Sync>;
+/// Whether a follower only listens: it is on its way in.
+type Learns = Box<dyn Fn(ReplicaId) -> bool + Send + Sync>;
 
 /// The views that a group sends from, one for each follower that is being sent a snapshot or was
 /// until its connection broke.
@@ -91,11 +93,31 @@ pub(crate) struct Views {
     open: Mutex<BTreeMap<ReplicaId, Arc<Outgoing>>>,
     /// Followers that a snapshot is meant for just now, with or without a view.
     under_way: AtomicUsize,
+    /// Told once the group runs.
+    learns: OnceLock<Learns>,
+    /// Bytes sent of the streams that run.
+    sent: Mutex<BTreeMap<ReplicaId, Arc<AtomicU64>>>,
 }
 
 impl Views {
     pub(crate) fn new(purged: Purged) -> Self {
         Self { purged: Some(purged), ..Self::default() }
+    }
+
+    /// Says how learners are told from voters.
+    pub(crate) fn tell_learners(&self, learns: Learns) {
+        // Said once, by whoever opened the group.
+        let _ = self.learns.set(learns);
+    }
+
+    fn is_learner(&self, follower: ReplicaId) -> bool {
+        self.learns.get().is_some_and(|learns| learns(follower))
+    }
+
+    /// Bytes of the stream to a follower that were sent so far, if one runs.
+    pub(crate) fn sent_bytes(&self, follower: ReplicaId) -> Option<u64> {
+        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.get(&follower).map(|bytes| bytes.load(Ordering::Relaxed))
     }
 
     fn open(&self) -> MutexGuard<'_, BTreeMap<ReplicaId, Arc<Outgoing>>> {
@@ -148,6 +170,25 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Shows the bytes of a stream for as long as it runs.
+struct Shown<'v> {
+    views: &'v Views,
+    to: ReplicaId,
+}
+
+impl<'v> Shown<'v> {
+    fn begin(views: &'v Views, to: ReplicaId, bytes: Arc<AtomicU64>) -> Self {
+        views.sent.lock().unwrap_or_else(PoisonError::into_inner).insert(to, bytes);
+        Self { views, to }
+    }
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        self.views.sent.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.to);
     }
 }
 
@@ -216,8 +257,11 @@ impl Link {
         let begun = Instant::now();
         let (pieces, stream) = mpsc::channel(if is_hosted() { PIECES_HELD } else { PIECES_AHEAD });
         let bytes = Arc::new(AtomicU64::new(0));
+        let views = &self.network.sending.views;
+        let _shown = Shown::begin(views, self.target, bytes.clone());
+        let moves = views.is_learner(self.target);
         let (held, over) = sync_channel::<Infallible>(1);
-        view.send(generation, have, into(pieces, bytes.clone(), held)).map_err(lost)?;
+        view.send(generation, have, into(pieces, bytes.clone(), moves, held)).map_err(lost)?;
         if is_hosted() {
             // Nothing happens beside the one thread: the sink lets go of this when it has it all.
             let _ = over.recv();
@@ -253,6 +297,8 @@ async fn end(view: Option<Arc<Outgoing>>) {
 struct Hand {
     pieces: mpsc::Sender<io::Result<Bytes>>,
     bytes: Arc<AtomicU64>,
+    /// It is for a replica on its way in.
+    moves: bool,
     _held: SyncSender<Infallible>,
 }
 
@@ -264,6 +310,9 @@ impl Hand {
         }
         self.bytes.fetch_add(length, Ordering::Relaxed);
         metrics::counter!("stemedb_snapshot_sent_bytes_total").increment(length);
+        if self.moves {
+            metrics::counter!("stemedb_rebalance_bytes_total").increment(length);
+        }
         ControlFlow::Continue(())
     }
 }
@@ -272,8 +321,9 @@ impl Hand {
 fn into(
     pieces: mpsc::Sender<io::Result<Bytes>>,
     bytes: Arc<AtomicU64>,
+    moves: bool,
     held: SyncSender<Infallible>,
 ) -> Sink {
-    let hand = Hand { pieces, bytes, _held: held };
+    let hand = Hand { pieces, bytes, moves, _held: held };
     Box::new(move |piece| hand.take(piece))
 }

@@ -40,7 +40,7 @@ enum Command {
     Query(QueryArgs),
     /// Turn reports of a CI run into statements
     Ingest(IngestArgs),
-    /// Look at the cluster
+    /// Look at the cluster, and change who is in it
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Make, list and revoke API keys
@@ -277,6 +277,46 @@ pub(crate) enum ClusterCommand {
     Members(ClientArgs),
     /// Which nodes hold which shard
     Layout(ClientArgs),
+    /// What a change of members would move; without one, what is still to come. Nothing is changed
+    Plan {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// A member to drain, by name or id; may be given again
+        #[arg(long, value_name = "MEMBER")]
+        drain: Vec<String>,
+        /// A member to remove, by name or id; may be given again
+        #[arg(long, value_name = "MEMBER")]
+        remove: Vec<String>,
+        /// A node that would join; may be given again
+        #[arg(long, value_name = "NAME[,zone=ZONE][,weight=N]", value_parser = commands::operate::new_member)]
+        add: Vec<stemedb_api::operate::NewMember>,
+    },
+    /// Follow what moves until nothing does
+    Watch(ClientArgs),
+    /// Have a member give away what it holds and leads, and wait for it; its process stays
+    Drain {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// The member, by name or id
+        member: String,
+        /// Let it hold and lead again
+        #[arg(long)]
+        off: bool,
+        /// Return once it is decided
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Do without a member that holds nothing, or is silent and can be spared
+    Remove {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// The member, by name or id
+        member: String,
+    },
+    /// Let no shard begin to move; what moves ends
+    Pause(ClientArgs),
+    /// Let shards move again
+    Resume(ClientArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -410,6 +450,14 @@ mod tests {
             "stemedb query --predicate result --lens all",
             "stemedb ingest junit a.xml b.xml --commit c0ffee",
             "stemedb cluster layout",
+            "stemedb cluster plan",
+            "stemedb cluster plan --drain a --drain b --remove c --add n4,zone=b,weight=2 -o json",
+            "stemedb cluster watch",
+            "stemedb cluster drain n1 --no-wait",
+            "stemedb cluster drain n1 --off",
+            "stemedb cluster remove 0123456789abcdef",
+            "stemedb cluster pause",
+            "stemedb cluster resume -o json",
             "stemedb keys create project-p --role read_agent --if-absent",
             "stemedb config check --env-only",
             "stemedb healthcheck",
@@ -438,6 +486,10 @@ mod tests {
             "stemedb ingest csv a.csv",
             "stemedb keys create l --role king",
             "stemedb query -o yaml",
+            "stemedb cluster drain",
+            "stemedb cluster remove",
+            "stemedb cluster plan --add n4,weight=0",
+            "stemedb cluster pause now",
         ] {
             assert_eq!(code(bad), 2, "{bad}");
         }

@@ -10,8 +10,8 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use stemedb::meta::{ApiKey, Project};
 use stemedb::{
-    AdminAnswer, AdminCall, Admission, Answered, Call, ClusterStatus, Credential, Error, Front,
-    Need, Node, Readiness, Startup, Unavailable,
+    AdminAnswer, AdminCall, Admission, Answered, Call, Change, ClusterStatus, Credential, Error,
+    Front, Need, Node, Preview, Progress, Readiness, Startup, Unavailable,
 };
 use stemedb_types::{Layout, NodeId, ProjectName};
 
@@ -86,6 +86,20 @@ impl Front for Doorstep {
             shards_moving: 0,
             quarantined: Vec::new(),
         })
+    }
+
+    fn progress(&self) -> BoxFuture<'_, Result<Progress, Error>> {
+        match self.node.get() {
+            Some(node) => node.progress(),
+            None => ready(starting()).boxed(),
+        }
+    }
+
+    fn preview(&self, change: Change) -> BoxFuture<'_, Result<Preview, Error>> {
+        match self.node.get() {
+            Some(node) => node.preview(change),
+            None => ready(starting()).boxed(),
+        }
     }
 
     fn readiness(&self) -> Readiness {

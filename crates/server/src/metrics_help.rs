@@ -4,7 +4,7 @@
 //! gets its sentence, once, before the first sample. The gateway describes its
 //! own, and so does gossip when it starts.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
 /// Puts the HELP texts. Call it after the recorder is installed.
 pub(crate) fn describe() {
@@ -60,8 +60,22 @@ pub(crate) fn describe() {
     describe_gauge!("stemedb_layout_epoch", "The layout epoch this node acts on.");
     describe_gauge!(
         "stemedb_rebalance_moves_pending",
-        "Moves of replicas that have not ended, as the meta leader last saw them."
+        "Moves of replicas that have not ended, as the meta leader last saw them; 0 at others."
     );
+    describe_gauge!(
+        "stemedb_rebalance_moves_running",
+        "Shards whose group is on its way to the layout, as the meta leader last saw them; 0 at others."
+    );
+    describe_gauge!(
+        "stemedb_rebalance_paused",
+        "1 while nothing may begin to move, as the meta leader last saw it; 0 at others."
+    );
+    describe_counter!(
+        "stemedb_rebalance_bytes_total",
+        Unit::Bytes,
+        "Bytes of snapshots sent to replicas that are on their way in."
+    );
+    counter!("stemedb_rebalance_bytes_total").increment(0);
     describe_counter!(
         "stemedb_storage_versions_dropped_total",
         "Old versions of keys that compactions dropped, below their bucket's floor."

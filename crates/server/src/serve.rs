@@ -211,6 +211,8 @@ async fn start_node(settings: &Settings) -> Result<Node, Failure> {
     options.scrub_period = settings.scrub_period;
     options.replace_after = settings.replace_after;
     options.groups.lease_reads = settings.lease_reads;
+    options.weight = settings.weight;
+    options.rebalance_moves_max = settings.rebalance_moves_max;
     let secrets = [&settings.cluster_secret, &settings.cluster_secret_previous];
     options.secrets = secrets.into_iter().flatten().cloned().collect();
     // Without a secret a node that is alone opens no door to peers at all.

@@ -411,6 +411,8 @@ fn found(nodes: &[Node], layout: &Layout) -> MetaCommand {
         zone: node.zone.clone(),
         addresses: NodeAddresses::default(),
         meta_replica: meta_replica(layout, node.id),
+        weight: 1,
+        draining_since_ms: None,
     });
     let ids = layout.groups().flat_map(|group| layout.replicas(group).unwrap_or_default());
     let last = ids.map(|replica| replica.id.0).max().unwrap_or(0);

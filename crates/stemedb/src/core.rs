@@ -60,6 +60,8 @@ pub(crate) struct Core {
     pub(crate) log_stop_bytes: u64,
     /// How long a member may be away until another takes its place.
     pub(crate) replace_after: Duration,
+    /// Shards that change their replicas at once.
+    pub(crate) moves_max: usize,
     pub(crate) wal: Wal,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) groups: Groups,
@@ -121,6 +123,7 @@ pub(crate) struct Parts {
     pub(crate) live_log_bytes_max: u64,
     pub(crate) log_stop_bytes: u64,
     pub(crate) replace_after: Duration,
+    pub(crate) moves_max: usize,
     pub(crate) wal: Wal,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) wal_dir: PathBuf,
@@ -146,6 +149,7 @@ impl Core {
             live_log_bytes_max: parts.live_log_bytes_max,
             log_stop_bytes: parts.log_stop_bytes,
             replace_after: parts.replace_after,
+            moves_max: parts.moves_max,
             wal: parts.wal,
             store: parts.store,
             groups: Groups::new(),

@@ -28,6 +28,9 @@ pub enum Error {
     /// There is no such thing.
     #[error("{0}")]
     NotFound(String),
+    /// As things are it must not be done; once they have changed as it says, it may.
+    #[error("{0}")]
+    Conflict(String),
     /// It can't be done right now; not applied, try again.
     #[error("{reason}")]
     Unavailable {

@@ -17,7 +17,7 @@
 //! If the proposer's disk is lost before that, the others wait for a person:
 //! blank their volumes and start again. Nothing can have been acknowledged yet.
 
-use stemedb_machine::meta::{Founding, MetaCommand, Node, NodeAddresses};
+use stemedb_machine::meta::{Founding, MetaCommand, Node, NodeAddresses, WEIGHT_DEFAULT};
 use stemedb_placement::{Member, Request, plan};
 use stemedb_types::{ClusterId, DecodeError, Decoder, Encoder, Layout, NodeId, Replica, ReplicaId};
 
@@ -30,6 +30,8 @@ pub(crate) struct Description {
     pub(crate) addresses: NodeAddresses,
     /// How many blank nodes it waits for.
     pub(crate) expect: u32,
+    /// How much of the data it should hold, relative to the others.
+    pub(crate) weight: u8,
 }
 
 /// What gossip shows of one node.
@@ -142,7 +144,7 @@ impl Proposal {
             .map(|member| Member {
                 node: member.id,
                 zone: Some(member.zone.clone()).filter(|zone| !zone.is_empty()),
-                weight: 1,
+                weight: member.weight.into(),
             })
             .collect();
         let request = Request {
@@ -161,6 +163,8 @@ impl Proposal {
                 zone: member.zone,
                 addresses: member.addresses,
                 meta_replica: meta.map_or(ReplicaId(0), |replica: &Replica| replica.id),
+                weight: member.weight,
+                draining_since_ms: None,
             }
         });
         Ok(Self {
@@ -256,6 +260,10 @@ impl Description {
             out.text(address);
         }
         out.u32(self.expect);
+        // The first version ended here, and is still what a node without a weight of its own says.
+        if self.weight != WEIGHT_DEFAULT {
+            out.u8(self.weight);
+        }
         out.into_vec()
     }
 
@@ -267,8 +275,9 @@ impl Description {
         let addresses =
             NodeAddresses { http: text()?, gateway: text()?, grpc: text()?, gossip: text()? };
         let expect = from.u32()?;
+        let weight = if from.left().is_empty() { WEIGHT_DEFAULT } else { from.u8()? };
         from.finish()?;
-        Ok(Self { id, name, zone, addresses, expect })
+        Ok(Self { id, name, zone, addresses, expect, weight })
     }
 }
 
@@ -287,6 +296,7 @@ mod tests {
             zone: String::new(),
             addresses: NodeAddresses::default(),
             expect: 3,
+            weight: 1,
         }
     }
 
@@ -381,6 +391,10 @@ mod tests {
     #[test]
     fn a_description_reads_back() {
         let description = description(4);
-        assert_eq!(Description::decode(&description.encode()), Ok(description));
+        let heavy = Description { weight: 7, ..description.clone() };
+        assert_eq!(heavy.encode().len(), description.encode().len() + 1);
+        for description in [description, heavy] {
+            assert_eq!(Description::decode(&description.encode()), Ok(description));
+        }
     }
 }

@@ -18,6 +18,7 @@ use stemedb_types::{
 use zeroize::Zeroizing;
 
 use crate::Error;
+use crate::operator::{Change, Preview, Progress};
 
 /// Where a request came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,6 +191,25 @@ pub enum AdminCall {
         /// Which key.
         hash: KeyHash,
     },
+    /// Has a member hold and lead nothing from now on, where the others suffice; or lets it again.
+    /// Returns once every member that is alive knows it: how far it is tells [`Front::progress`].
+    Drain {
+        /// The member's id or name.
+        member: String,
+        /// Whether it is to be drained.
+        on: bool,
+    },
+    /// Does without a member for good. [`Error::Conflict`] unless it holds nothing, or is silent and
+    /// every shard goes on without it.
+    Remove {
+        /// The member's id or name.
+        member: String,
+    },
+    /// Lets nothing begin to move; or lets it again. What is under way ends.
+    Pause {
+        /// Whether nothing is to begin.
+        on: bool,
+    },
 }
 
 /// What came of an [`AdminCall`].
@@ -208,6 +228,13 @@ pub enum AdminAnswer {
     },
     /// Done.
     Done,
+    /// Done to a member.
+    Member {
+        /// Its id.
+        node: NodeId,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// Whether this node can serve, and if not, why not.
@@ -319,6 +346,13 @@ pub trait Front: Send + Sync + 'static {
 
     /// The cluster at a glance.
     fn status(&self) -> ClusterStatus;
+
+    /// How far what moves has come. [`Error::Unavailable`] without a meta quorum.
+    fn progress(&self) -> BoxFuture<'_, Result<Progress, Error>>;
+
+    /// What a change of members would move; nothing is changed. [`Error::NotFound`] and
+    /// [`Error::Malformed`] if it makes no sense, [`Error::Unavailable`] without a meta quorum.
+    fn preview(&self, change: Change) -> BoxFuture<'_, Result<Preview, Error>>;
 
     /// Whether this node can serve.
     fn readiness(&self) -> Readiness;

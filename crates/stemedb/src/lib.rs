@@ -20,8 +20,10 @@
 //! | `entering` | blank → founded or joined |
 //! | `life` | what a member does, from its start to its end |
 //! | `moving`, `rebalance` | brings groups to the layout; has the layout follow the members |
-//! | `handover` | gives leaderships away |
+//! | `handover`, `preference` | gives leaderships away: when the node goes down, and to whom the layout prefers |
 //! | `liveness`, `failover` | which members are there; another leads where the leader is gone |
+//! | `operator`, `draining`, `preview`, `progress` | what an operator asks: words; leaving by command; what a change would move; how far it is |
+//! | `measured` | how the shards are, from their leaders |
 //! | `reconcile` | layout, what is held and what is set aside → which groups to open and close (pure) |
 //! | `replicas` | opens, begins and leaves the replicas of this node |
 //! | `held` | which replicas this node holds, on disk |
@@ -52,6 +54,7 @@ pub mod check;
 mod core;
 mod damage;
 mod disk;
+mod draining;
 mod entering;
 mod error;
 mod execute;
@@ -65,12 +68,17 @@ mod held;
 mod identity;
 mod life;
 mod liveness;
+mod measured;
 mod meta_call;
 mod monitor;
 mod moving;
 mod node;
+mod operator;
 mod options;
 mod peers;
+mod preference;
+mod preview;
+mod progress;
 mod promises;
 mod quarantine;
 mod reading;
@@ -93,6 +101,10 @@ pub use front::{
     Served, Startup,
 };
 pub use node::Node;
+pub use operator::{
+    Change, Drain, DrainState, MoveStep, NewMember, Place, PlannedMove, Preview, Progress,
+    ShardMove,
+};
 pub use options::{Auth, Fatal, Gossip, NodeOptions, StartError};
 pub use stemedb_engine::Budget;
 pub use stemedb_membership::{JoinTarget, bind as bind_gossip};

@@ -16,7 +16,7 @@ use rand::RngExt;
 use stemedb_machine::meta::{IfExists, MetaAnswer, MetaCommand, MetaState, NewKey, Role};
 use stemedb_placement::Goal;
 use stemedb_raft::{Group, Leadership};
-use stemedb_types::{GroupId, Replica, ReplicaId};
+use stemedb_types::{GroupId, NodeId, Replica, ReplicaId};
 use tokio::time::{Instant, timeout};
 
 use crate::auth::{hash_of, is_key, make_key};
@@ -25,7 +25,7 @@ use crate::entering::{enter_a_cluster, heard_at};
 use crate::founding::Proposal;
 use crate::moving::{step_to, take};
 use crate::options::{Auth, Fatal};
-use crate::rebalance::rebalance;
+use crate::rebalance::{rebalance, show_none};
 use crate::replicas::{keep_in_line, open_group};
 use crate::{Credential, Error};
 
@@ -37,6 +37,8 @@ pub(crate) const STEP_INTERVAL: Duration = Duration::from_millis(500);
 const LEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most voters of the meta group; further members listen.
 const META_VOTERS_MAX: usize = 5;
+/// So many outlive the loss of one.
+const META_VOTERS_MIN: usize = 3;
 
 /// Lives until the node stops, and ends what would go on without it: a replica that still beats
 /// and votes while nobody answers for it here would hold its group up.
@@ -189,6 +191,9 @@ async fn follow_meta(core: &Arc<Core>, group: &Group) -> Result<(), Fatal> {
         if leads && timeout(LEAD_TIMEOUT, lead_meta(core, group, &state)).await.is_err() {
             tracing::warn!("a change to the meta group takes long; it is looked at again");
         }
+        if !leads {
+            show_none();
+        }
         register_if_moved(core, &state).await;
         let gossip = async {
             match &mut members {
@@ -220,7 +225,7 @@ async fn lead_meta(core: &Arc<Core>, group: &Group, state: &MetaState) {
         }
         return;
     }
-    let voters = meta_voters(&state.layout.meta);
+    let voters = meta_voters(&state.layout.meta, |node| state.is_draining(node));
     let goal = Goal { replicas: &state.layout.meta, voters: &voters };
     if let Some(step) = step_to(group, &goal) {
         take(core, group, step).await;
@@ -229,18 +234,30 @@ async fn lead_meta(core: &Arc<Core>, group: &Group, state: &MetaState) {
     rebalance(core, group, state).await;
 }
 
-/// The first members vote: an odd number, at most [`META_VOTERS_MAX`].
-pub(crate) fn meta_voters(replicas: &[Replica]) -> BTreeSet<ReplicaId> {
-    let count = replicas.len().min(META_VOTERS_MAX);
-    let odd = if count.is_multiple_of(2) { count.saturating_sub(1) } else { count };
-    replicas.iter().take(odd.max(1)).map(|replica| replica.id).collect()
+/// The first members vote: an odd number, at most [`META_VOTERS_MAX`]. Those that are being drained
+/// come after the others, and vote only where the others alone would be fewer than three (or than there
+/// can be).
+pub(crate) fn meta_voters(
+    replicas: &[Replica],
+    is_draining: impl Fn(NodeId) -> bool,
+) -> BTreeSet<ReplicaId> {
+    let odd = |count: usize| {
+        let count = count.min(META_VOTERS_MAX);
+        if count.is_multiple_of(2) { count.saturating_sub(1) } else { count }
+    };
+    let (draining, willing): (Vec<&Replica>, Vec<&Replica>) =
+        replicas.iter().partition(|replica| is_draining(replica.node));
+    let enough = odd(willing.len()) >= odd(replicas.len()).min(META_VOTERS_MIN);
+    let count = odd(if enough { willing.len() } else { replicas.len() }).max(1);
+    willing.into_iter().chain(draining).take(count).map(|replica| replica.id).collect()
 }
 
 /// Tells the cluster where this node is now, if that is not what is registered.
 async fn register_if_moved(core: &Arc<Core>, state: &MetaState) {
     let Some(known) = state.nodes.get(&core.node) else { return };
     let own = &core.description;
-    if known.addresses == own.addresses && known.name == own.name && known.zone == own.zone {
+    let same = known.addresses == own.addresses && known.name == own.name;
+    if same && known.zone == own.zone && known.weight == own.weight {
         return;
     }
     let command = MetaCommand::Register {
@@ -248,6 +265,7 @@ async fn register_if_moved(core: &Arc<Core>, state: &MetaState) {
         name: own.name.clone(),
         zone: own.zone.clone(),
         addresses: own.addresses.clone(),
+        weight: own.weight,
     };
     let deadline = Instant::now() + QUESTION_TIMEOUT;
     match core.meta_write(None, command, deadline).await {
@@ -314,4 +332,30 @@ async fn seed_root_key(core: &Arc<Core>) -> Result<(), String> {
 #[allow(clippy::print_stderr)]
 fn show_once(key: &Credential) {
     eprintln!("root key, shown this once: {}", key.expose());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who votes of so many replicas, the node ids drained being these.
+    fn voting(count: u64, drained: &[u64]) -> Vec<u64> {
+        let replica = |id| Replica { node: NodeId(id), id: ReplicaId(id) };
+        let replicas: Vec<Replica> = (1..=count).map(replica).collect();
+        let voters = meta_voters(&replicas, |node| drained.contains(&node.0));
+        voters.into_iter().map(|id| id.0).collect()
+    }
+
+    #[test]
+    fn an_odd_number_votes_in_the_meta_group_and_those_drained_only_for_want_of_others() {
+        let counts = [1, 2, 3, 4, 5, 6, 7].map(|count| voting(count, &[]).len());
+        assert_eq!(counts, [1, 1, 3, 3, 5, 5, 5]);
+        assert_eq!(voting(4, &[1]), [2, 3, 4]);
+        assert_eq!(voting(3, &[1]), [1, 2, 3], "no room: two would not outlive a loss");
+        assert_eq!(voting(5, &[1]), [2, 3, 4]);
+        assert_eq!(voting(6, &[1]), [2, 3, 4, 5, 6]);
+        assert_eq!(voting(2, &[1]), [2]);
+        assert_eq!(voting(4, &[1, 2]), [1, 3, 4]);
+        assert_eq!(voting(1, &[1]), [1]);
+    }
 }

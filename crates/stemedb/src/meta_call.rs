@@ -98,6 +98,10 @@ impl Core {
             let why = format!("name-in-use: node {gone} is called {name} already, and {why}");
             return Err(Error::AlreadyExists(why));
         }
+        // By command; whoever has been away for long is removed by the meta leader itself.
+        if let MetaCommand::Remove { id, .. } = &command {
+            self.may_be_removed(*id).await?;
+        }
         // Whoever ends a key, moves or seeds its root key needs little, and can't wait.
         if matches!(command, MetaCommand::CreateKey(_)) && !of_a_node(&command) {
             self.has_room_for_keys(&group)?;

@@ -76,7 +76,7 @@ async fn take_steps(core: &Core) -> bool {
 }
 
 /// What a group led here does next, if it is not as the layout says.
-fn step_of(group: &Group, layout: &Layout) -> Option<Step> {
+pub(crate) fn step_of(group: &Group, layout: &Layout) -> Option<Step> {
     let replicas = layout.replicas(group.id())?;
     if replicas.is_empty() {
         return None;

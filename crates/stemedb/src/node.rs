@@ -34,15 +34,17 @@ use crate::life::live;
 use crate::liveness::watch_peers;
 use crate::monitor::monitor;
 use crate::moving::move_members;
+use crate::operator::{Change, Preview, Progress};
 use crate::options::{Fatal, NodeOptions, StartError};
 use crate::peers::Peers;
+use crate::preference::prefer_leaders;
 use crate::promises::{self, Promises};
 use crate::quarantine::{self, Entry, Quarantine};
 use crate::scrub;
 use crate::volumes::{Disks, LOG, STORE, Volume, watch_disks};
 
 /// How long a command for the cluster may take.
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a node that went down waits until nothing but itself holds its store.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
 /// Between two looks whether the start is over, for what wakes nobody.
@@ -139,6 +141,7 @@ impl Node {
             zone: options.zone,
             addresses: options.addresses,
             expect: options.expect,
+            weight: options.weight,
         };
         let (findings, found) = Findings::channel();
         let core = Arc::new(Core::new(Parts {
@@ -152,6 +155,7 @@ impl Node {
             // A log that may be longer before it is cut must be let grow so far.
             log_stop_bytes: options.log_stop_bytes.max(options.live_log_bytes_max / 2 * 7),
             replace_after: options.replace_after,
+            moves_max: options.rebalance_moves_max,
             disks: Disks::new(volumes),
             wal,
             store,
@@ -180,6 +184,7 @@ impl Node {
         core.tasks.spawn(move_members(core.clone()));
         core.tasks.spawn(watch_peers(core.clone()));
         core.tasks.spawn(succeed_leaders(core.clone()));
+        core.tasks.spawn(prefer_leaders(core.clone()));
         core.tasks.spawn(monitor(core.clone()));
         core.tasks.spawn(act_on_findings(core.clone(), found));
         scrub::start(&core, options.scrub_period);
@@ -336,6 +341,9 @@ impl Front for Node {
         async move {
             match call {
                 AdminCall::RevokeKey { hash } => self.revoke_key(admission, hash).await,
+                AdminCall::Drain { .. } | AdminCall::Remove { .. } | AdminCall::Pause { .. } => {
+                    self.core().operate(admission, call).await
+                }
                 create => self.create_key(admission, create).await,
             }
         }
@@ -358,6 +366,14 @@ impl Front for Node {
 
     fn status(&self) -> ClusterStatus {
         self.core().status()
+    }
+
+    fn progress(&self) -> BoxFuture<'_, Result<Progress, Error>> {
+        self.core().progress().boxed()
+    }
+
+    fn preview(&self, change: Change) -> BoxFuture<'_, Result<Preview, Error>> {
+        self.core().preview(change).boxed()
     }
 
     fn readiness(&self) -> Readiness {
@@ -403,6 +419,12 @@ fn check(options: &NodeOptions) -> Result<(), StartError> {
     }
     if options.replication_factor == 0 || options.replication_factor.is_multiple_of(2) {
         return setting("the replication factor is an odd number");
+    }
+    if !(1..=100).contains(&options.weight) {
+        return setting("a node's weight is 1 to 100");
+    }
+    if !(1..=64).contains(&options.rebalance_moves_max) {
+        return setting("1 to 64 shards move at once");
     }
     if options.name.is_empty() || options.name.len() > 255 {
         return setting("a node's name is 1 to 255 bytes long");

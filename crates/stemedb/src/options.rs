@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use stemedb_engine::Budget;
-use stemedb_machine::meta::NodeAddresses;
+use stemedb_machine::meta::{NodeAddresses, WEIGHT_DEFAULT};
 use stemedb_membership::JoinTarget;
 use stemedb_raft::GroupOptions;
 use stemedb_types::limits::{REPLICATION_FACTOR_DEFAULT, SHARDS_DEFAULT};
 use zeroize::Zeroizing;
 
 use crate::Credential;
+
+/// Shards that move at once where nobody says otherwise.
+const REBALANCE_MOVES_DEFAULT: usize = 2;
 
 /// Whether callers need keys.
 #[derive(Clone, Debug)]
@@ -78,6 +81,10 @@ pub struct NodeOptions {
     pub scrub_period: Duration,
     /// How long a member may be away until it is removed and another takes its place, if one can.
     pub replace_after: Duration,
+    /// How much of the data it should hold, relative to the other members: 1 to 100.
+    pub weight: u8,
+    /// Shards that change their replicas at once, as long as this node leads the meta group: 1 to 64.
+    pub rebalance_moves_max: usize,
     /// No write is taken, and no entry of a leader, while the log holds this many such bytes: what
     /// a start has to replay stays below 1 GiB. Never less than 3.5 times `live_log_bytes_max`.
     pub log_stop_bytes: u64,
@@ -110,6 +117,8 @@ impl NodeOptions {
             live_log_bytes_max: 256 << 20,
             scrub_period: Duration::from_secs(24 * 3600),
             replace_after: Duration::from_secs(5 * 60),
+            weight: WEIGHT_DEFAULT,
+            rebalance_moves_max: REBALANCE_MOVES_DEFAULT,
             log_stop_bytes: 896 << 20,
             disk_reserve_bytes: None,
         }

@@ -21,6 +21,7 @@ use crate::failover::decode_node;
 use crate::founding::{Description, Proposal, Verdict, judge};
 use crate::front::{Need, Op};
 use crate::identity::Identity;
+use crate::measured::{MEASURE, encode_measured};
 use crate::wire::{
     APPLIED, CALL, DESCRIBE, DISK, FORGOTTEN, FOUNDED, JOIN, KEY, LED, LOST, META, PING, PROPOSE,
     Welcome, WireCall, WireMeta, decode_key_question, decode_level, decode_replica, decode_wait,
@@ -188,6 +189,7 @@ impl Core {
                 Ok(Bytes::new())
             }
             LED => Ok(encode_led(&self.led())),
+            MEASURE => Ok(encode_measured(&self.measure().await)),
             FORGOTTEN => {
                 let (group, replica) = decode_replica(&message.payload).map_err(payload)?;
                 Ok(encode_bool(self.has_forgotten(group, replica, deadline).await))
@@ -261,11 +263,14 @@ impl Core {
             return Err(refused(Error::unavailable(Unavailable::Starting)));
         };
         let double = state.nodes.values().find(|n| n.name == guest.name && n.id != guest.id);
-        let Description { id, name, zone, addresses, .. } = guest;
+        let Description { id, name, zone, addresses, weight, .. } = guest;
         let command = match double.map(|double| double.id) {
             // The meta leader refuses it while the other one answers.
-            Some(gone) => MetaCommand::Replace { gone, id, name, zone, addresses, at_ms: now_ms() },
-            None => MetaCommand::Register { id, name, zone, addresses },
+            Some(gone) => {
+                let at_ms = now_ms();
+                MetaCommand::Replace { gone, id, name, zone, addresses, weight, at_ms }
+            }
+            None => MetaCommand::Register { id, name, zone, addresses, weight },
         };
         let (answer, index) = self.meta_write(None, command, deadline).await.map_err(refused)?;
         if answer == MetaAnswer::Gone {

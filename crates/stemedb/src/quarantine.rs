@@ -82,7 +82,7 @@ pub(crate) fn judge(
 /// group that only listen have what it decided, and can decide nothing. Pure.
 pub(crate) fn goes_on_without(layout: &Layout, group: GroupId, node: NodeId) -> bool {
     let replicas = layout.replicas(group).unwrap_or_default();
-    let voters = (group == GroupId::META).then(|| meta_voters(replicas));
+    let voters = (group == GroupId::META).then(|| meta_voters(replicas, |_| false));
     let votes = |id: &ReplicaId| voters.as_ref().is_none_or(|voters| voters.contains(id));
     replicas.iter().any(|other| other.node != node && votes(&other.id))
 }

@@ -11,15 +11,16 @@
 //! nothing moves, and it is waited for. While any shard is led by nobody no member goes: who votes in
 //! that shard can't be told.
 //!
-//! Left out until their issue's next step: nodes that drain or leave by command, weights, a pause,
-//! and what it all shows to people.
+//! A member that is drained by command weighs nothing: the plan gives it nothing where the others
+//! suffice ([`crate::draining`]). While rebalancing is paused no further epoch is committed, and nobody is removed
+//! for being away; what is under way ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use stemedb_machine::meta::{MetaCommand, MetaState};
+use stemedb_machine::meta::{MetaCommand, MetaState, Node, WEIGHT_DEFAULT};
 use stemedb_placement::{Member, Plan, Progress, Request, advance, plan, voters};
 use stemedb_raft::{Group, Leadership, Members};
 use stemedb_rpc::Link;
@@ -30,27 +31,31 @@ use crate::core::{Core, now_ms};
 use crate::front::MemberState;
 use crate::wire::{LED, Led, decode_led};
 
-/// Shards that change their replicas at once.
-const MOVING_MAX: usize = 2;
 /// How long a node has to say what it leads.
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Commits the next epoch if there is to be one.
 pub(crate) async fn rebalance(core: &Core, meta: &Group, state: &MetaState) {
     let led = ask_leaders(core, state).await;
-    if let Some(id) = long_gone(core, state, &led) {
+    let paused = state.paused_since_ms.is_some();
+    metrics::gauge!("stemedb_rebalance_paused").set(f64::from(u8::from(paused)));
+    if let Some(id) = long_gone(core, state, &led).filter(|_| !paused) {
         let removed = meta.write(MetaCommand::Remove { id, at_ms: now_ms() }.encode()).await;
         tracing::warn!(node = %id, ?removed, "a member was away for too long: others take its place");
         return;
     }
     // From where the groups are, where they can't get to the layout any more.
     let layout = reachable(state, &led);
-    let Some(goal) = goal_of(state, &layout) else { return };
+    let Some(goal) = goal_of(state, &layout, &placed(state)) else { return };
     let progress = |shard| progress(&layout, shard, led.get(&shard));
     let shards = || (0..layout.shards.len()).map(|number| progress(ShardId(number as u16)));
     let (waiting, moving) = (goal.moves.len(), shards().filter(|p| *p == Progress::Moving).count());
     metrics::gauge!("stemedb_rebalance_moves_pending").set((waiting + moving) as f64);
-    let next = advance(&layout, &goal, MOVING_MAX, progress, |node| core.is_up(node));
+    metrics::gauge!("stemedb_rebalance_moves_running").set(moving as f64);
+    if paused {
+        return;
+    }
+    let next = advance(&layout, &goal, core.moves_max, progress, |node| core.is_up(node));
     let next = next.or_else(|| (layout != state.layout).then_some(layout));
     if let Some(layout) = next {
         let layout = Layout { epoch: state.layout.epoch + 1, ..layout };
@@ -62,8 +67,15 @@ pub(crate) async fn rebalance(core: &Core, meta: &Group, state: &MetaState) {
     }
 }
 
+/// A node that does not lead the meta group says nothing of moves: who does, does.
+pub(crate) fn show_none() {
+    metrics::gauge!("stemedb_rebalance_moves_pending").set(0.0);
+    metrics::gauge!("stemedb_rebalance_moves_running").set(0.0);
+    metrics::gauge!("stemedb_rebalance_paused").set(0.0);
+}
+
 /// What the leaders of shards said, by shard.
-type LedShards = BTreeMap<ShardId, Led>;
+pub(crate) type LedShards = BTreeMap<ShardId, Led>;
 
 /// A member that has been away for too long, and can be done without.
 fn long_gone(core: &Core, state: &MetaState, led: &LedShards) -> Option<NodeId> {
@@ -79,7 +91,12 @@ fn long_gone(core: &Core, state: &MetaState, led: &LedShards) -> Option<NodeId> 
 /// Whether every shard goes on without a member: each one is led, and those that count on that
 /// member, by the layout or by their real voters, have a living majority without it. (Of a shard
 /// that nobody leads it can't be told who its voters are.) Pure.
-fn can_go(layout: &Layout, led: &LedShards, node: NodeId, is_up: impl Fn(NodeId) -> bool) -> bool {
+pub(crate) fn can_go(
+    layout: &Layout,
+    led: &LedShards,
+    node: NodeId,
+    is_up: impl Fn(NodeId) -> bool,
+) -> bool {
     layout.shards.iter().enumerate().all(|(number, shard)| {
         let Some(led) = led.get(&ShardId(number as u16)) else { return false };
         let counts_on = shard.on(node).is_some() || led.holders.values().any(|held| *held == node);
@@ -93,7 +110,7 @@ fn can_go(layout: &Layout, led: &LedShards, node: NodeId, is_up: impl Fn(NodeId)
 /// The layout, but for shards on their way to a node that is no member any more and holds nothing of
 /// them that votes: they would wait for it for ever. Of such a one the members it has count, as far as
 /// they vote or the layout names them. Pure.
-fn reachable(state: &MetaState, led: &LedShards) -> Layout {
+pub(crate) fn reachable(state: &MetaState, led: &LedShards) -> Layout {
     let mut layout = state.layout.clone();
     for (number, shard) in layout.shards.iter_mut().enumerate() {
         let Some(led) = led.get(&ShardId(number as u16)) else { continue };
@@ -114,17 +131,26 @@ fn reachable(state: &MetaState, led: &LedShards) -> Layout {
     layout
 }
 
-/// Where everything should be, from where it is.
-fn goal_of(state: &MetaState, layout: &Layout) -> Option<Plan> {
-    let founding = state.founding?;
-    let member = |node: &stemedb_machine::meta::Node| Member {
+/// A member as placement sees it.
+pub(crate) fn member(node: &Node) -> Member {
+    let is_draining = node.draining_since_ms.is_some();
+    Member {
         node: node.id,
         zone: (!node.zone.is_empty()).then(|| node.zone.clone()),
-        weight: 1,
-    };
-    let members: Vec<Member> = state.nodes.values().map(member).collect();
+        weight: if is_draining { 0 } else { node.weight.max(WEIGHT_DEFAULT).into() },
+    }
+}
+
+/// The members as placement sees them.
+pub(crate) fn placed(state: &MetaState) -> Vec<Member> {
+    state.nodes.values().map(member).collect()
+}
+
+/// Where everything should be, from where it is.
+pub(crate) fn goal_of(state: &MetaState, layout: &Layout, members: &[Member]) -> Option<Plan> {
+    let founding = state.founding?;
     let request = Request {
-        members: &members,
+        members,
         replication_factor: founding.replication_factor,
         shards: u16::try_from(layout.shards.len()).unwrap_or(u16::MAX),
         previous: layout,
@@ -150,7 +176,7 @@ fn progress(layout: &Layout, shard: ShardId, led: Option<&Led>) -> Progress {
 
 /// Asks every member which shards it leads, and who their members are. One that was cut off may
 /// say what was: a group that was as the layout says stays so until the layout changes.
-async fn ask_leaders(core: &Core, state: &MetaState) -> LedShards {
+pub(crate) async fn ask_leaders(core: &Core, state: &MetaState) -> LedShards {
     let deadline = Instant::now() + ASK_TIMEOUT;
     let asked = state.nodes.keys().map(|node| async move {
         if *node == core.node {
@@ -175,7 +201,7 @@ impl Core {
     }
 
     /// Whether a node has answered neither this one for so long nor, by gossip, any other.
-    fn is_away(&self, node: NodeId, after: Duration) -> bool {
+    pub(crate) fn is_away(&self, node: NodeId, after: Duration) -> bool {
         let Ok(plane) = self.plane() else { return false };
         let silent = matches!(&*plane.link(node).borrow(),
             Link::Down { since, .. } if since.elapsed() >= after);
@@ -207,21 +233,41 @@ impl Core {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use stemedb_machine::meta::{Node, NodeAddresses};
-    use stemedb_types::ShardLayout;
+    use stemedb_machine::meta::{Founding, NodeAddresses};
+    use stemedb_types::{ClusterId, ShardLayout};
 
     fn replicas(nodes: &[u64]) -> Vec<Replica> {
         nodes.iter().map(|n| Replica { node: NodeId(*n), id: ReplicaId(100 + n) }).collect()
     }
 
-    fn layout(shards: &[&[u64]]) -> Layout {
+    pub(crate) fn layout(shards: &[&[u64]]) -> Layout {
         let shards = shards.iter().map(|nodes| ShardLayout { replicas: replicas(nodes) }).collect();
         Layout { epoch: 1, shards, meta: Vec::new() }
     }
 
-    fn led(voters: &[u64], learners: &[u64]) -> Led {
+    /// Members of these ids, called by them, of a cluster with three replicas.
+    pub(crate) fn members(ids: &[u64], layout: Layout) -> MetaState {
+        let node = |id: &u64| Node {
+            id: NodeId(*id),
+            name: id.to_string(),
+            zone: String::new(),
+            addresses: NodeAddresses::default(),
+            meta_replica: ReplicaId(*id),
+            weight: 1,
+            draining_since_ms: None,
+        };
+        MetaState {
+            founding: Some(Founding { cluster: ClusterId(1), replication_factor: 3, at_ms: 0 }),
+            layout,
+            next_replica: ReplicaId(1000),
+            nodes: ids.iter().map(|id| (NodeId(*id), node(id))).collect(),
+            ..MetaState::default()
+        }
+    }
+
+    pub(crate) fn led(voters: &[u64], learners: &[u64]) -> Led {
         let members = [voters, learners].concat();
         Led {
             group: stemedb_types::GroupId(1),
@@ -254,16 +300,8 @@ mod tests {
 
     #[test]
     fn a_shard_on_its_way_to_a_node_that_is_gone_is_planned_from_the_members_it_has() {
-        let node = |id| Node {
-            id: NodeId(id),
-            name: id.to_string(),
-            zone: String::new(),
-            addresses: NodeAddresses::default(),
-            meta_replica: ReplicaId(id),
-        };
-        let nodes = [1, 2, 3, 5].map(|id| (NodeId(id), node(id))).into();
         let given = layout(&[&[1, 2, 4], &[1, 2, 4], &[1, 2, 4], &[1, 2, 5]]);
-        let state = MetaState { layout: given, nodes, ..MetaState::default() };
+        let state = members(&[1, 2, 3, 5], given);
         let said = [
             // It never came to vote.
             Some(led(&[1, 2, 3], &[4])),
@@ -289,5 +327,34 @@ mod tests {
         let joint = Led { settled: false, ..led(&[1, 2, 3], &[]) };
         assert_eq!(progress(Some(&joint)), Progress::Moving);
         assert_eq!(progress(None), Progress::Unknown);
+    }
+
+    #[test]
+    fn a_drained_member_is_given_nothing_and_gives_all_away_where_there_is_room() {
+        let mut state = members(&[1, 2, 3, 4], layout(&[&[1, 2, 3], &[4, 2, 3], &[1, 2, 4]]));
+        state.nodes.get_mut(&NodeId(4)).unwrap().draining_since_ms = Some(1);
+        let goal = goal_of(&state, &state.layout, &placed(&state)).unwrap();
+        assert_eq!(goal.moves.len(), 2);
+        let on =
+            |goal: &Plan, node| goal.layout.shards.iter().any(|s| s.on(NodeId(node)).is_some());
+        assert!(!on(&goal, 4) && goal.layout.shards.iter().all(|s| s.replicas.len() == 3));
+        // Without the fourth there is no room: it keeps what it has, and leads nothing.
+        let mut full = members(&[1, 2, 3], layout(&[&[3, 1, 2], &[3, 2, 1]]));
+        full.nodes.get_mut(&NodeId(3)).unwrap().draining_since_ms = Some(1);
+        let goal = goal_of(&full, &full.layout, &placed(&full)).unwrap();
+        assert!(goal.moves.is_empty() && on(&goal, 3), "{goal:?}");
+        assert!(goal.layout.shards.iter().all(|s| s.replicas[0].node != NodeId(3)), "{goal:?}");
+    }
+
+    #[test]
+    fn a_heavier_member_gets_more() {
+        let mut state = members(&[1, 2, 3, 4, 5], layout(&[&[1, 2, 3][..]; 10]));
+        state.nodes.get_mut(&NodeId(5)).unwrap().weight = 3;
+        let goal = goal_of(&state, &state.layout, &placed(&state)).unwrap();
+        let held =
+            |node| goal.layout.shards.iter().filter(|s| s.on(NodeId(node)).is_some()).count();
+        assert_eq!([1, 2, 3, 4, 5].map(held).iter().sum::<usize>(), 30);
+        assert_eq!(held(5), 10, "three sevenths of thirty are more than a copy of each");
+        assert!([1, 2, 3, 4].map(held).iter().all(|held| *held == 5), "the rest, evenly");
     }
 }

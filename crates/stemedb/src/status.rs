@@ -114,7 +114,7 @@ impl Core {
         }
     }
 
-    /// Ready: joined, disks sound, not draining, and each replica here has once caught up; one that
+    /// Ready: joined, disks sound, not draining (on its way down or by command), and each replica here has once caught up; one that
     /// moves here later is served by others until it has. A quorum lost later does not take it back, nor does a full disk: reads and deletes go on,
     /// so traffic should come. It is among the reasons all the same. A shard that is set aside
     /// here is named, and served by others; without the meta group this node lets nobody in, so it
@@ -124,7 +124,13 @@ impl Core {
         match &*self.phase.borrow() {
             Phase::Blank(waiting) => reasons.push(format!("no cluster yet, waits {waiting}")),
             Phase::Draining => reasons.push("draining".to_owned()),
-            Phase::Member => reasons.extend(self.behind()),
+            Phase::Member => {
+                reasons.extend(self.behind());
+                if self.meta.load().is_draining(self.node) {
+                    reasons
+                        .push("draining: by command; it serves on until it is removed".to_owned());
+                }
+            }
         }
         if let Some(cause) = &*self.fatal.borrow() {
             reasons.push(cause.to_string());

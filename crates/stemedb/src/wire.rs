@@ -8,6 +8,7 @@
 //! | `APPLIED` | wait until this meta index is applied here | done |
 //! | `DISK` | my disks can take this much | heard |
 //! | `LED` | which groups do you lead, with which members? | a list of [`Led`] |
+//! | `MEASURE` | how are the groups that you lead? ([`crate::measured`]) | a list |
 //! | `FORGOTTEN` | is this replica no member of its group any more? | yes or no |
 //! | `PING` | are you there? | yes |
 //! | `LOST` | have you lost this node, too? | a [`crate::failover::Lost`] |
@@ -435,6 +436,7 @@ fn put_error(out: &mut Encoder, error: &Error) {
         Error::OutcomeUnknown => out.u8(8),
         Error::DiskFull => out.u8(9),
         Error::Internal(why) => text(out, 10, why),
+        Error::Conflict(why) => text(out, 15, why),
     }
 }
 
@@ -457,6 +459,7 @@ fn take_error(from: &mut Decoder<'_>) -> Result<Error, DecodeError> {
         8 => Error::OutcomeUnknown,
         9 => Error::DiskFull,
         10 => Error::Internal(text(from)?),
+        15 => Error::Conflict(text(from)?),
         got => return Err(DecodeError::Value { what: "an error", got: got.into() }),
     })
 }
@@ -550,6 +553,7 @@ mod tests {
             Error::OutcomeUnknown,
             Error::DiskFull,
             Error::Internal("e".to_owned()),
+            Error::Conflict("f".to_owned()),
         ];
         for error in errors {
             let result = Err(error.clone());

@@ -106,6 +106,9 @@ impl Store for Faulty {
     fn disk_bytes(&self) -> u64 {
         self.store.disk_bytes()
     }
+    fn approximate_bytes(&self, range: &Range) -> u64 {
+        self.store.approximate_bytes(range)
+    }
     fn floors(&self) -> &Floors {
         self.store.floors()
     }

@@ -18,6 +18,8 @@ fn node(id: u64, name: &str) -> MetaRecord {
         zone: "z".to_owned(),
         addresses: NodeAddresses { http: format!("{name}:18180"), ..NodeAddresses::default() },
         meta_replica: ReplicaId(id),
+        weight: 1,
+        draining_since_ms: None,
     })
 }
 

@@ -507,6 +507,9 @@ impl Store for Watched {
     fn disk_bytes(&self) -> u64 {
         self.store.disk_bytes()
     }
+    fn approximate_bytes(&self, range: &Range) -> u64 {
+        self.store.approximate_bytes(range)
+    }
 
     fn floors(&self) -> &stemedb_engine::Floors {
         self.store.floors()

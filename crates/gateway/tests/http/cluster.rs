@@ -25,7 +25,8 @@ async fn the_status_is_short_for_everyone_and_names_members_to_those_who_may_ins
         \"state\":\"alive\"}]";
     let aside = "\"quarantined\":[{\"cause\":\"1.wal at 7\",\"part\":\"log\",\"replica\":2,\
         \"shard\":0,\"since\":\"1970-01-01T00:00:01Z\"}]";
-    let full = ok(&format!("{{{counts},{node},{aside},{shards}}}"));
+    let moves = "\"rebalance\":{\"moves\":[],\"paused\":false}";
+    let full = ok(&format!("{{{counts},{node},{aside},{moves},{shards}}}"));
     assert_eq!(bench.ask("GET /v1/cluster/status", ROOT).await, full);
     let stale = bench.ask("GET /v1/cluster/status", &[("x-api-key", "gone")]).await;
     assert!(stale.starts_with("401\n"), "{stale}");
@@ -38,7 +39,7 @@ async fn members_and_layout_are_for_those_who_may_inspect() {
         bench.ask("GET /v1/cluster/members", ROOT).await,
         ok("{\"items\":[{\"gateway\":\"n1:18181\",\"gossip\":\"n1:18183\",\"grpc\":\"n1:18182\",\
             \"http\":\"n1:18180\",\"id\":\"0000000000000001\",\"leaders\":1,\"name\":\"n1\",\
-            \"state\":\"alive\",\"zone\":\"a\"}]}")
+            \"replicas\":1,\"state\":\"alive\",\"weight\":3,\"zone\":\"a\"}]}")
     );
     let layout = bench.ask("GET /v1/cluster/layout", ROOT).await;
     let expected = "\"meta\":[{\"node\":\"0000000000000001\",\"replica\":1}],\

@@ -9,6 +9,7 @@ mod cluster;
 mod keys_and_values;
 mod once;
 mod openapi;
+mod operate;
 mod reads;
 mod refusals;
 mod scans;

@@ -12,9 +12,9 @@ use serde_json::Value;
 use stemedb::meta::{ApiKey, KeyHash, Node, NodeAddresses, Project, Role};
 use stemedb::shard::{Answer, AssertStatus, Head, Read, ReadAnswer, Version, Write};
 use stemedb::{
-    AdminAnswer, AdminCall, Admission, Answered, Call, Caller, ClusterStatus, Consistency,
-    Credential, Door, Error, Front, Member, MemberState, Need, Op, OpAnswer, Quarantined,
-    Readiness, Startup,
+    AdminAnswer, AdminCall, Admission, Answered, Call, Caller, Change, ClusterStatus, Consistency,
+    Credential, Door, Error, Front, Member, MemberState, Need, Op, OpAnswer, Preview, Progress,
+    Quarantined, Readiness, Startup,
 };
 use stemedb_gateway::{Gateway, Options};
 use stemedb_types::{
@@ -32,6 +32,10 @@ pub(crate) struct Script {
     pub(crate) keys: Mutex<Vec<(ApiKey, Option<Project>)>>,
     pub(crate) readiness: Mutex<Readiness>,
     pub(crate) startup: Mutex<Startup>,
+    pub(crate) draining_since_ms: Mutex<Option<u64>>,
+    pub(crate) progress: Mutex<Result<Progress, Error>>,
+    pub(crate) preview: Mutex<Result<Preview, Error>>,
+    pub(crate) changes: Mutex<Vec<Change>>,
 }
 
 pub(crate) fn project() -> Project {
@@ -112,8 +116,15 @@ impl Front for Script {
             gossip: "n1:18183".into(),
         };
         let meta_replica = ReplicaId(1);
-        let node =
-            Node { id: NodeId(1), name: "n1".into(), zone: "a".into(), addresses, meta_replica };
+        let node = Node {
+            id: NodeId(1),
+            name: "n1".into(),
+            zone: "a".into(),
+            addresses,
+            meta_replica,
+            weight: 3,
+            draining_since_ms: *self.draining_since_ms.lock().unwrap(),
+        };
         let replica = |id| Replica { node: NodeId(1), id: ReplicaId(id) };
         let shards = vec![ShardLayout { replicas: vec![replica(2)] }];
         ClusterStatus {
@@ -133,6 +144,15 @@ impl Front for Script {
                 since_ms: 1000,
             }],
         }
+    }
+
+    fn progress(&self) -> BoxFuture<'_, Result<Progress, Error>> {
+        Box::pin(ready(self.progress.lock().unwrap().clone()))
+    }
+
+    fn preview(&self, change: Change) -> BoxFuture<'_, Result<Preview, Error>> {
+        self.changes.lock().unwrap().push(change);
+        Box::pin(ready(self.preview.lock().unwrap().clone()))
     }
 
     fn readiness(&self) -> Readiness {
@@ -196,6 +216,10 @@ impl Bench {
             keys: Mutex::default(),
             readiness: Mutex::new(Readiness { ready: true, reasons: vec![] }),
             startup: Mutex::new(Startup { done: true, replayed_entries: 9, total_entries: 9 }),
+            draining_since_ms: Mutex::default(),
+            progress: Mutex::new(Ok(Progress::default())),
+            preview: Mutex::new(Ok(Preview::default())),
+            changes: Mutex::default(),
         });
         let options = Options {
             metrics: Arc::new(|| "up 1\n".to_owned()),
@@ -236,7 +260,9 @@ impl Bench {
 
     /// How often the front was asked to do anything.
     pub(crate) fn reached(&self) -> usize {
-        self.script.calls.lock().unwrap().len() + self.script.admin_calls.lock().unwrap().len()
+        self.script.calls.lock().unwrap().len()
+            + self.script.admin_calls.lock().unwrap().len()
+            + self.script.changes.lock().unwrap().len()
     }
 
     /// Sends `METHOD /path` with the key `writer` and the request id `t` unless `headers` say

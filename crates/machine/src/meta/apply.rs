@@ -65,14 +65,39 @@ pub fn apply(state: &MetaState, command: MetaCommand) -> Applied {
             changes.extend(nodes.into_iter().map(MetaRecord::Node));
             done(changes)
         }
-        MetaCommand::Register { id, name, zone, addresses } => {
-            register(state, id, |meta_replica| Node { id, name, zone, addresses, meta_replica })
+        MetaCommand::Register { id, name, zone, addresses, weight } => {
+            // Whatever a node says of itself, a person's word on it stands.
+            let draining_since_ms = state.nodes.get(&id).and_then(|node| node.draining_since_ms);
+            register(state, id, |meta_replica| Node {
+                id,
+                name,
+                zone,
+                addresses,
+                meta_replica,
+                weight,
+                draining_since_ms,
+            })
         }
         MetaCommand::Remove { id, at_ms } => remove(state, id, at_ms),
-        MetaCommand::Replace { gone, id, name, zone, addresses, at_ms } => {
-            let node = |meta_replica| Node { id, name, zone, addresses, meta_replica };
+        MetaCommand::Replace { gone, id, name, zone, addresses, weight, at_ms } => {
+            let draining_since_ms = None;
+            let node = |meta_replica| Node {
+                id,
+                name,
+                zone,
+                addresses,
+                meta_replica,
+                weight,
+                draining_since_ms,
+            };
             replace(state, gone, id, at_ms, node)
         }
+        MetaCommand::Drain { id, on, at_ms } => drain(state, id, on, at_ms),
+        MetaCommand::Pause { on, at_ms } => match (on, state.paused_since_ms) {
+            (true, None) => done(vec![MetaRecord::Paused(Some(at_ms))]),
+            (false, Some(_)) => done(vec![MetaRecord::Paused(None)]),
+            _ => answer(MetaAnswer::Done),
+        },
         MetaCommand::SetLayout { layout, next_replica } => {
             let follows = layout.epoch == state.layout.epoch + 1;
             let kept = layout.shards.len() == state.layout.shards.len();
@@ -138,6 +163,21 @@ fn remove(state: &MetaState, id: NodeId, at_ms: u64) -> Applied {
     layout.meta.retain(|replica| replica.node != id);
     let gone = GoneNode { id, name: node.name.clone(), successor: None, at_ms };
     done(vec![MetaRecord::GoneNode(gone), MetaRecord::Layout(layout)])
+}
+
+/// Marks a member, or takes the mark from it. One at least stays without: somebody must hold what
+/// the others give away.
+fn drain(state: &MetaState, id: NodeId, on: bool, at_ms: u64) -> Applied {
+    let Some(node) = state.nodes.get(&id) else { return answer(MetaAnswer::NotFound) };
+    if on == node.draining_since_ms.is_some() {
+        return answer(MetaAnswer::Done);
+    }
+    let mut others = state.nodes.values().filter(|other| other.id != id);
+    if on && others.all(|other| other.draining_since_ms.is_some()) {
+        return answer(MetaAnswer::Stale);
+    }
+    let node = Node { draining_since_ms: on.then_some(at_ms), ..node.clone() };
+    done(vec![MetaRecord::Node(node)])
 }
 
 /// The new node takes the old one's place in the meta group, under a replica id of its own: it votes

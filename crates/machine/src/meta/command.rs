@@ -4,8 +4,8 @@ use bytes::Bytes;
 use stemedb_types::{DecodeError, Decoder, Encoder, Layout, ProjectName, ReplicaId};
 
 use super::record::{
-    ApiKey, Founding, KeyHash, Node, NodeAddresses, Role, decode_hash, decode_project_name,
-    decode_role,
+    ApiKey, Founding, KeyHash, Node, NodeAddresses, Role, WEIGHT_DEFAULT, decode_hash,
+    decode_project_name, decode_role,
 };
 use stemedb_types::{ClusterId, NodeId};
 
@@ -33,6 +33,8 @@ pub enum MetaCommand {
         zone: String,
         /// Where it can be reached.
         addresses: NodeAddresses,
+        /// How much of the data it should hold, relative to the others.
+        weight: u8,
     },
     /// A node that is gone for good, or is to be done without: a member no more.
     Remove {
@@ -53,6 +55,24 @@ pub enum MetaCommand {
         zone: String,
         /// Where the new member can be reached.
         addresses: NodeAddresses,
+        /// How much of the data the new member should hold, relative to the others.
+        weight: u8,
+        /// When, in ms since 1970.
+        at_ms: u64,
+    },
+    /// A member is to hold and lead nothing from now on, if others can; or it may again.
+    Drain {
+        /// Its id.
+        id: NodeId,
+        /// Whether it is to.
+        on: bool,
+        /// When, in ms since 1970.
+        at_ms: u64,
+    },
+    /// Nothing is to move from now on, but for what is under way; or it may again.
+    Pause {
+        /// Whether nothing is to.
+        on: bool,
         /// When, in ms since 1970.
         at_ms: u64,
     },
@@ -111,13 +131,28 @@ pub enum IfExists {
     Add,
 }
 
-const COMMAND_VERSION: u8 = 1;
+/// Version 2: nodes have weights and may be draining; a pause. What has nothing of this is written
+/// as version 1, which every member reads.
+const COMMAND_VERSION: u8 = 2;
 
 impl MetaCommand {
+    /// The first version that has room for it.
+    fn version(&self) -> u8 {
+        match self {
+            MetaCommand::Found { nodes, .. } => nodes.iter().map(Node::version).max().unwrap_or(1),
+            MetaCommand::Register { weight, .. } | MetaCommand::Replace { weight, .. } => {
+                if *weight == WEIGHT_DEFAULT { 1 } else { 2 }
+            }
+            MetaCommand::Drain { .. } | MetaCommand::Pause { .. } => 2,
+            _ => 1,
+        }
+    }
+
     /// The bytes of the log entry.
     pub fn encode(&self) -> Bytes {
         let mut out = Encoder::new();
-        out.u8(COMMAND_VERSION);
+        let version = self.version();
+        out.u8(version);
         match self {
             MetaCommand::Found { founding, nodes, layout, next_replica } => {
                 out.u8(1);
@@ -126,17 +161,18 @@ impl MetaCommand {
                 out.varint(founding.at_ms);
                 out.varint(nodes.len() as u64);
                 for node in nodes {
-                    node.encode(&mut out);
+                    node.encode(&mut out, version);
                 }
                 layout.encode(&mut out);
                 out.varint(next_replica.0);
             }
-            MetaCommand::Register { id, name, zone, addresses } => {
+            MetaCommand::Register { id, name, zone, addresses, weight } => {
                 out.u8(2);
                 out.u64(id.0);
                 out.text(name);
                 out.text(zone);
                 addresses.encode(&mut out);
+                encode_weight(&mut out, *weight, version);
             }
             MetaCommand::SetLayout { layout, next_replica } => {
                 out.u8(3);
@@ -162,13 +198,25 @@ impl MetaCommand {
                 out.u64(id.0);
                 out.varint(*at_ms);
             }
-            MetaCommand::Replace { gone, id, name, zone, addresses, at_ms } => {
+            MetaCommand::Replace { gone, id, name, zone, addresses, weight, at_ms } => {
                 out.u8(8);
                 out.u64(gone.0);
                 out.u64(id.0);
                 out.text(name);
                 out.text(zone);
                 addresses.encode(&mut out);
+                out.varint(*at_ms);
+                encode_weight(&mut out, *weight, version);
+            }
+            MetaCommand::Drain { id, on, at_ms } => {
+                out.u8(9);
+                out.u64(id.0);
+                out.bool(*on);
+                out.varint(*at_ms);
+            }
+            MetaCommand::Pause { on, at_ms } => {
+                out.u8(10);
+                out.bool(*on);
                 out.varint(*at_ms);
             }
         }
@@ -184,7 +232,7 @@ impl MetaCommand {
     }
 
     fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        from.version("meta command", COMMAND_VERSION)?;
+        let version = from.version("meta command", COMMAND_VERSION)?;
         Ok(match from.u8()? {
             1 => {
                 let founding = Founding {
@@ -193,7 +241,8 @@ impl MetaCommand {
                     at_ms: from.varint()?,
                 };
                 let count = from.length(8)?;
-                let nodes = (0..count).map(|_| Node::decode(from)).collect::<Result<_, _>>()?;
+                let nodes = (0..count).map(|_| Node::decode(from, version));
+                let nodes = nodes.collect::<Result<_, _>>()?;
                 let layout = Layout::decode(from)?;
                 let next_replica = ReplicaId(from.varint()?);
                 MetaCommand::Found { founding, nodes, layout, next_replica }
@@ -203,6 +252,7 @@ impl MetaCommand {
                 name: from.text("a node name")?.to_owned(),
                 zone: from.text("a zone")?.to_owned(),
                 addresses: NodeAddresses::decode(from)?,
+                weight: decode_weight(from, version)?,
             },
             3 => MetaCommand::SetLayout {
                 layout: Layout::decode(from)?,
@@ -222,10 +272,27 @@ impl MetaCommand {
                 zone: from.text("a zone")?.to_owned(),
                 addresses: NodeAddresses::decode(from)?,
                 at_ms: from.varint()?,
+                weight: decode_weight(from, version)?,
             },
+            9 => MetaCommand::Drain {
+                id: NodeId(from.u64()?),
+                on: from.bool()?,
+                at_ms: from.varint()?,
+            },
+            10 => MetaCommand::Pause { on: from.bool()?, at_ms: from.varint()? },
             got => return Err(DecodeError::Value { what: "a meta command", got: got.into() }),
         })
     }
+}
+
+fn encode_weight(out: &mut Encoder, weight: u8, version: u8) {
+    if version >= 2 {
+        out.u8(weight);
+    }
+}
+
+fn decode_weight(from: &mut Decoder<'_>, version: u8) -> Result<u8, DecodeError> {
+    if version >= 2 { from.u8() } else { Ok(WEIGHT_DEFAULT) }
 }
 
 impl NewKey {

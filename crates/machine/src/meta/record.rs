@@ -111,7 +111,14 @@ pub struct Node {
     pub addresses: NodeAddresses,
     /// Its replica of the meta group.
     pub meta_replica: ReplicaId,
+    /// How much of the data it should hold, relative to the others.
+    pub weight: u8,
+    /// Since when it is to hold and lead nothing, in ms since 1970, if others can; a person said so.
+    pub draining_since_ms: Option<u64>,
 }
+
+/// The weight of a node that names none.
+pub const WEIGHT_DEFAULT: u8 = 1;
 
 /// A node that is no member any more: its id is not taken in again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,13 +182,17 @@ pub enum MetaRecord {
     ApiKey(ApiKey),
     /// A node that was a member. Its [`MetaRecord::Node`] may stand beside it, and counts no more.
     GoneNode(GoneNode),
+    /// Since when nothing is to move, in ms since 1970; `None`: it may. One.
+    Paused(Option<u64>),
 }
 
 /// A record's name: what it replaces.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordName(pub Vec<u8>);
 
-const RECORD_VERSION: u8 = 1;
+/// Version 2: a node has a weight and may be draining; a pause. What has nothing of this is written
+/// as version 1, which every member reads.
+const RECORD_VERSION: u8 = 2;
 
 impl MetaRecord {
     /// The record's name: a tag, and the id where there is more than one.
@@ -207,12 +218,21 @@ impl MetaRecord {
             MetaRecord::Project(_) => 6,
             MetaRecord::ApiKey(_) => 7,
             MetaRecord::GoneNode(_) => 8,
+            MetaRecord::Paused(_) => 9,
+        }
+    }
+
+    fn version(&self) -> u8 {
+        match self {
+            MetaRecord::Node(node) => node.version(),
+            MetaRecord::Paused(_) => 2,
+            _ => 1,
         }
     }
 
     /// Writes the bytes that [`MetaRecord::decode`] reads.
     pub fn encode(&self, out: &mut Encoder) {
-        out.u8(RECORD_VERSION);
+        out.u8(self.version());
         out.u8(self.tag());
         match self {
             MetaRecord::Founding(founding) => {
@@ -223,7 +243,7 @@ impl MetaRecord {
             MetaRecord::Layout(layout) => layout.encode(out),
             MetaRecord::NextReplica(id) => out.varint(id.0),
             MetaRecord::NextProject(id) => out.varint(id.0),
-            MetaRecord::Node(node) => node.encode(out),
+            MetaRecord::Node(node) => node.encode(out, self.version()),
             MetaRecord::Project(project) => {
                 out.varint(project.id.0);
                 out.text(project.name.as_str());
@@ -231,12 +251,13 @@ impl MetaRecord {
             }
             MetaRecord::ApiKey(key) => key.encode(out),
             MetaRecord::GoneNode(gone) => gone.encode(out),
+            MetaRecord::Paused(since_ms) => out.option(*since_ms, Encoder::varint),
         }
     }
 
     /// Reads what [`MetaRecord::encode`] wrote.
     pub fn decode(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        from.version("meta record", RECORD_VERSION)?;
+        let version = from.version("meta record", RECORD_VERSION)?;
         Ok(match from.u8()? {
             1 => MetaRecord::Founding(Founding {
                 cluster: ClusterId(from.u128()?),
@@ -246,7 +267,7 @@ impl MetaRecord {
             2 => MetaRecord::Layout(Layout::decode(from)?),
             3 => MetaRecord::NextReplica(ReplicaId(from.varint()?)),
             4 => MetaRecord::NextProject(ProjectId(from.varint()?)),
-            5 => MetaRecord::Node(Node::decode(from)?),
+            5 => MetaRecord::Node(Node::decode(from, version)?),
             6 => MetaRecord::Project(Project {
                 id: ProjectId(from.varint()?),
                 name: decode_project_name(from)?,
@@ -254,6 +275,7 @@ impl MetaRecord {
             }),
             7 => MetaRecord::ApiKey(ApiKey::decode(from)?),
             8 => MetaRecord::GoneNode(GoneNode::decode(from)?),
+            9 => MetaRecord::Paused(from.option(Decoder::varint)?),
             got => return Err(DecodeError::Value { what: "a meta record", got: got.into() }),
         })
     }
@@ -273,22 +295,39 @@ impl NodeAddresses {
 }
 
 impl Node {
-    pub(super) fn encode(&self, out: &mut Encoder) {
+    /// The first version that has room for it.
+    pub(super) fn version(&self) -> u8 {
+        let plain = self.weight == WEIGHT_DEFAULT && self.draining_since_ms.is_none();
+        if plain { 1 } else { 2 }
+    }
+
+    pub(super) fn encode(&self, out: &mut Encoder, version: u8) {
         out.u64(self.id.0);
         out.text(&self.name);
         out.text(&self.zone);
         self.addresses.encode(out);
         out.varint(self.meta_replica.0);
+        if version >= 2 {
+            out.u8(self.weight);
+            out.option(self.draining_since_ms, Encoder::varint);
+        }
     }
 
-    pub(super) fn decode(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
+    pub(super) fn decode(from: &mut Decoder<'_>, version: u8) -> Result<Self, DecodeError> {
+        let mut node = Self {
             id: NodeId(from.u64()?),
             name: from.text("a node name")?.to_owned(),
             zone: from.text("a zone")?.to_owned(),
             addresses: NodeAddresses::decode(from)?,
             meta_replica: ReplicaId(from.varint()?),
-        })
+            weight: WEIGHT_DEFAULT,
+            draining_since_ms: None,
+        };
+        if version >= 2 {
+            node.weight = from.u8()?;
+            node.draining_since_ms = from.option(Decoder::varint)?;
+        }
+        Ok(node)
     }
 }
 

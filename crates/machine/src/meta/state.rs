@@ -31,6 +31,8 @@ pub struct MetaState {
     pub project_ids: BTreeMap<ProjectName, ProjectId>,
     /// Keys by hash, the revoked ones too.
     pub keys: BTreeMap<KeyHash, ApiKey>,
+    /// Since when nothing is to move, in ms since 1970; `None`: it may.
+    pub paused_since_ms: Option<u64>,
 }
 
 impl MetaState {
@@ -57,7 +59,13 @@ impl MetaState {
             MetaRecord::ApiKey(key) => {
                 self.keys.insert(key.hash, key);
             }
+            MetaRecord::Paused(since_ms) => self.paused_since_ms = since_ms,
         }
+    }
+
+    /// Whether a node is a member that is to hold and lead nothing.
+    pub fn is_draining(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|node| node.draining_since_ms.is_some())
     }
 
     /// The living key of this label.

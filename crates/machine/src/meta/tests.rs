@@ -33,6 +33,8 @@ fn node(id: u64) -> Node {
         zone: String::new(),
         addresses: NodeAddresses::default(),
         meta_replica: ReplicaId(id),
+        weight: 1,
+        draining_since_ms: None,
     }
 }
 
@@ -89,6 +91,7 @@ fn a_new_node_gets_the_next_replica_id_and_a_known_one_keeps_its_own() {
         name: name.to_owned(),
         zone: "z".to_owned(),
         addresses: NodeAddresses::default(),
+        weight: 1,
     };
     let registered = MetaAnswer::Registered { meta_replica: ReplicaId(3) };
     assert_eq!(run(&mut state, register("new")), registered);
@@ -102,7 +105,8 @@ fn a_new_node_gets_the_next_replica_id_and_a_known_one_keeps_its_own() {
 
 fn register(id: u64) -> MetaCommand {
     let (name, zone) = (format!("node-{id}"), String::new());
-    MetaCommand::Register { id: NodeId(id), name, zone, addresses: NodeAddresses::default() }
+    let addresses = NodeAddresses::default();
+    MetaCommand::Register { id: NodeId(id), name, zone, addresses, weight: 1 }
 }
 
 fn replace(gone: u64, id: u64) -> MetaCommand {
@@ -112,6 +116,7 @@ fn replace(gone: u64, id: u64) -> MetaCommand {
         name: format!("node-{gone}"),
         zone: String::new(),
         addresses: NodeAddresses::default(),
+        weight: 1,
         at_ms: 30,
     }
 }
@@ -208,4 +213,142 @@ fn no_cut_of_a_command_is_read_as_one() {
             assert!(MetaCommand::decode(&bytes[..cut]).is_err(), "cut at {cut}");
         }
     }
+}
+
+#[test]
+fn a_mark_stays_until_it_is_taken_away_and_one_member_has_none() {
+    let mut state = founded();
+    let drain = |id, on| MetaCommand::Drain { id: NodeId(id), on, at_ms: 50 };
+    assert_eq!(run(&mut state, drain(9, true)), MetaAnswer::NotFound);
+    assert_eq!(run(&mut state, drain(1, true)), MetaAnswer::Stale, "nobody else could hold it");
+    run(&mut state, register(7));
+    let epoch = state.layout.epoch;
+    assert_eq!(run(&mut state, drain(7, true)), MetaAnswer::Done);
+    let later = MetaCommand::Drain { id: NodeId(7), on: true, at_ms: 60 };
+    assert_eq!(run(&mut state, later), MetaAnswer::Done, "a retry");
+    assert_eq!(state.nodes[&NodeId(7)].draining_since_ms, Some(50));
+    assert_eq!(run(&mut state, drain(1, true)), MetaAnswer::Stale, "the last one without");
+    // It registers again from elsewhere, with another weight: the mark is a person's.
+    let addresses = NodeAddresses { http: "h:1".to_owned(), ..NodeAddresses::default() };
+    let (name, zone) = ("node-7".to_owned(), String::new());
+    let moved = MetaCommand::Register { id: NodeId(7), name, zone, addresses, weight: 3 };
+    run(&mut state, moved);
+    assert!(state.is_draining(NodeId(7)) && state.nodes[&NodeId(7)].weight == 3);
+    // Another disk is another node, and nobody said a word on that one.
+    run(&mut state, replace(7, 20));
+    assert!(!state.is_draining(NodeId(20)) && !state.is_draining(NodeId(7)));
+    run(&mut state, drain(20, true));
+    assert_eq!(run(&mut state, drain(20, false)), MetaAnswer::Done);
+    assert_eq!(run(&mut state, drain(20, false)), MetaAnswer::Done, "a retry");
+    assert!(!state.is_draining(NodeId(20)));
+    assert_eq!(state.layout.epoch, epoch + 1, "marks are no layout");
+}
+
+#[test]
+fn a_pause_begins_once_and_ends() {
+    let mut state = founded();
+    let pause = |on, at_ms| MetaCommand::Pause { on, at_ms };
+    for (command, since_ms) in [
+        (pause(false, 1), None),
+        (pause(true, 2), Some(2)),
+        (pause(true, 3), Some(2)),
+        (pause(false, 4), None),
+    ] {
+        assert_eq!(run(&mut state, command.clone()), MetaAnswer::Done);
+        assert_eq!(state.paused_since_ms, since_ms, "{command:?}");
+    }
+}
+
+/// What version 1 wrote, byte for byte: it is read for ever, and what it had room for is still
+/// written so.
+#[test]
+fn what_version_1_wrote_is_read_and_written_the_same() {
+    let node = "01\
+        07000000000000000663696e6465720162036e3a3101320133013405";
+    let register = "0102\
+        07000000000000000663696e6465720162036e3a31013201330134";
+    let replace = "0108\
+        0300000000000000\
+        07000000000000000663696e6465720162036e3a31013201330134b960";
+    let addresses = NodeAddresses {
+        http: "n:1".to_owned(),
+        gateway: "2".to_owned(),
+        grpc: "3".to_owned(),
+        gossip: "4".to_owned(),
+    };
+    let (id, name, zone, weight) = (NodeId(7), "cinder".to_owned(), "b".to_owned(), 1);
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let commands = [
+        (
+            register,
+            MetaCommand::Register {
+                id,
+                name: name.clone(),
+                zone: zone.clone(),
+                addresses: addresses.clone(),
+                weight,
+            },
+        ),
+        (
+            replace,
+            MetaCommand::Replace {
+                gone: NodeId(3),
+                id,
+                name: name.clone(),
+                zone: zone.clone(),
+                addresses: addresses.clone(),
+                weight,
+                at_ms: 12345,
+            },
+        ),
+    ];
+    for (bytes, command) in commands {
+        assert_eq!(hex(&command.encode()), bytes);
+        assert_eq!(MetaCommand::decode(&unhex(bytes)), Ok(command));
+    }
+    let record = MetaRecord::Node(Node {
+        id,
+        name,
+        zone,
+        addresses,
+        meta_replica: ReplicaId(5),
+        weight,
+        draining_since_ms: None,
+    });
+    let node = node.replacen("01", "0105", 1);
+    let mut out = stemedb_types::Encoder::new();
+    record.encode(&mut out);
+    assert_eq!(hex(out.as_slice()), node);
+    let bytes = unhex(&node);
+    assert_eq!(MetaRecord::decode(&mut stemedb_types::Decoder::new(&bytes)), Ok(record));
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<u32> = text.chars().map(|digit| digit.to_digit(16).expect("hex")).collect();
+    digits.chunks(2).map(|pair| u8::try_from(pair[0] << 4 | pair[1]).expect("a byte")).collect()
+}
+
+#[test]
+fn weights_marks_and_the_pause_read_back() {
+    let plain = node(7);
+    for (weight, draining_since_ms) in [(1, None), (3, None), (1, Some(5)), (100, Some(0))] {
+        let record = MetaRecord::Node(Node { weight, draining_since_ms, ..plain.clone() });
+        let mut out = stemedb_types::Encoder::new();
+        record.encode(&mut out);
+        let read = MetaRecord::decode(&mut stemedb_types::Decoder::new(out.as_slice()));
+        assert_eq!(read, Ok(record));
+    }
+    let mut heavy = found();
+    if let MetaCommand::Found { nodes, .. } = &mut heavy {
+        nodes[0].weight = 9;
+    }
+    let mut state = MetaState::default();
+    assert_eq!(run(&mut state, heavy), MetaAnswer::Done);
+    assert_eq!(state.nodes[&NodeId(1)].weight, 9);
+    let mut weighty = replace(1, 4);
+    if let MetaCommand::Replace { weight, .. } = &mut weighty {
+        *weight = 2;
+    }
+    run(&mut state, weighty);
+    assert_eq!(state.nodes[&NodeId(4)].weight, 2);
 }

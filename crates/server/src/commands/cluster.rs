@@ -1,10 +1,12 @@
-//! `stemedb cluster status|members|layout`.
+//! `stemedb cluster status|members|layout`; the others are `operate`'s.
 
 use std::collections::HashMap;
 
-use stemedb_api::cluster::{Layout, MemberList, Quarantined, Replica, Status};
+use stemedb_api::cluster::{Layout, MemberList, MemberState, Quarantined, Replica, Status};
+use stemedb_api::operate::{Drain, PlanRequest};
 
 use crate::cli::ClusterCommand;
+use crate::commands::operate;
 use crate::endpoint::Who;
 use crate::exit::Failure;
 use crate::output::{self, Output};
@@ -33,6 +35,16 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
                 Output::Table => output::line(&layout_table(&layout, &client.members().await?)),
             }
         }
+        ClusterCommand::Plan { client, drain, remove, add } => {
+            operate::plan(&client, &PlanRequest { drain, remove, add }).await
+        }
+        ClusterCommand::Watch(args) => operate::watch(&args).await,
+        ClusterCommand::Drain { client, member, off, no_wait } => {
+            operate::drain(&client, &member, off, !no_wait).await
+        }
+        ClusterCommand::Remove { client, member } => operate::remove(&client, &member).await,
+        ClusterCommand::Pause(args) => operate::pause(&args, true).await,
+        ClusterCommand::Resume(args) => operate::pause(&args, false).await,
     }
 }
 
@@ -66,11 +78,22 @@ fn status_table(status: &Status) -> String {
     let mut text = status_line(status);
     if let Some(nodes) = &status.nodes {
         let rows = nodes.iter().map(|node| {
-            let state = node.state.as_str().to_owned();
+            let state = state_of(node.state, node.drain.as_ref());
             [node.id.clone(), node.name.clone(), state, node.leaders.to_string()]
         });
         text.push_str("\n\n");
         text.push_str(&output::table(["ID", "NAME", "STATE", "LEADERS"], rows));
+    }
+    if let Some(rebalance) = &status.rebalance {
+        if let Some(since) = &rebalance.paused_since {
+            text.push_str(&format!("\n\nrebalancing is paused since {since}"));
+        }
+        if !rebalance.moves.is_empty() {
+            let nodes = status.nodes.iter().flatten();
+            let names = nodes.map(|node| (node.id.clone(), node.name.clone())).collect();
+            text.push_str("\n\n");
+            text.push_str(&operate::moves_table(rebalance, &names));
+        }
     }
     if let Some(aside) = status.quarantined.as_deref().filter(|aside| !aside.is_empty()) {
         text.push_str("\n\n");
@@ -79,20 +102,32 @@ fn status_table(status: &Status) -> String {
     text
 }
 
+/// Whether a member answers, and how far it is drained.
+fn state_of(state: MemberState, drain: Option<&Drain>) -> String {
+    match drain {
+        None => state.as_str().to_owned(),
+        Some(drain) => format!("{}, {}", state.as_str(), drain.state.as_str()),
+    }
+}
+
 /// Members and where they are reached.
 pub(crate) fn members_table(members: &MemberList) -> String {
     let rows = members.items.iter().map(|member| {
         [
             member.id.clone(),
             member.name.clone(),
-            member.state.as_str().to_owned(),
+            state_of(member.state, member.drain.as_ref()),
             member.leaders.to_string(),
+            member.replicas.to_string(),
+            member.weight.to_string(),
             member.http.clone(),
             member.gateway.clone(),
             member.zone.clone(),
         ]
     });
-    output::table(["ID", "NAME", "STATE", "LEADERS", "HTTP", "GATEWAY", "ZONE"], rows)
+    let header =
+        ["ID", "NAME", "STATE", "LEADERS", "REPLICAS", "WEIGHT", "HTTP", "GATEWAY", "ZONE"];
+    output::table(header, rows)
 }
 
 fn layout_table(layout: &Layout, members: &MemberList) -> String {

@@ -51,6 +51,10 @@ pub(crate) struct Settings {
     pub(crate) replication_factor: u8,
     /// Empty where none is named.
     pub(crate) zone: String,
+    /// How much of the data it should hold, relative to the others.
+    pub(crate) weight: u8,
+    /// Shards that change their replicas at once.
+    pub(crate) rebalance_moves_max: usize,
     pub(crate) auth_enabled: bool,
     pub(crate) root_api_key: Option<Zeroizing<String>>,
     pub(crate) cluster_secret: Option<SecretBytes>,
@@ -123,6 +127,8 @@ pub(crate) fn check(effective: &Effective, machine: &impl Machine) -> Result<Set
             .map_or(Ok(0), u8::try_from)
             .unwrap_or(u8::MAX),
         zone: from.text("zone")?.unwrap_or_default(),
+        weight: from.number("weight")?.map_or(Ok(1), u8::try_from).unwrap_or(u8::MAX),
+        rebalance_moves_max: from.number("rebalance-moves-max")?.unwrap_or(2) as usize,
         auth_enabled: from.switch("auth-enabled")?,
         root_api_key: from.root_key()?,
         cluster_secret: from.cluster_secret("cluster-secret")?,

@@ -106,6 +106,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("shards", Kind::Number(1, 1024), Some("4"), "Shards of a new cluster"),
     setting("replication-factor", Kind::Number(1, 9), Some("3"), "Replicas of each shard"),
     setting("zone", Kind::Text, None, "The failure domain of this node"),
+    setting(
+        "weight",
+        Kind::Number(1, 100),
+        Some("1"),
+        "How much of the data this node should hold, relative to the others",
+    ),
     setting("auth-enabled", Kind::Switch, Some("true"), "Whether callers need API keys"),
     setting("root-api-key", Kind::Secret, None, "A root key to know from the start"),
     setting("root-api-key-file", Kind::Path, None, "A file that holds it"),
@@ -188,6 +194,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::Text,
         Some("quorum"),
         "What a leader reads by: quorum, or lease (faster, and right only while clocks drift apart by less than a tenth)",
+    ),
+    setting(
+        "rebalance-moves-max",
+        Kind::Number(1, 64),
+        Some("2"),
+        "Shards that change their replicas at once, while this node leads the meta group",
     ),
     setting(
         "log",

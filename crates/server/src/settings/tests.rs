@@ -254,6 +254,7 @@ fn config_show_masks_secrets_and_names_sources() {
             "shards = 8 (file s.toml)",
             "replication-factor = 3 (default)",
             "zone = z (flag)",
+            "weight = 1 (default)",
             "auth-enabled = true (default)",
             "root-api-key = ******** (env STEMEDB_ROOT_API_KEY)",
             "root-api-key-file = - (default)",
@@ -271,6 +272,7 @@ fn config_show_masks_secrets_and_names_sources() {
             "live-log-bytes-max = 256MiB (default)",
             "scrub-period = 24h (default)",
             "replace-after = 5m (default)",
+            "rebalance-moves-max = 2 (default)",
             "log = warn (env STEMEDB_LOG)",
         ]
     );
@@ -344,6 +346,26 @@ fn reads_ask_a_quorum_unless_the_lease_is_asked_for() {
     assert!(mode("lease").unwrap() && !mode("quorum").unwrap());
     let refused = format!("{:?}", mode("local").unwrap_err());
     assert!(refused.contains("is not quorum or lease"), "{refused}");
+}
+
+#[test]
+fn what_a_node_weighs_and_how_much_moves_at_once_is_the_nodes_own_by_default() {
+    let default = stemedb::NodeOptions::alone("/nowhere");
+    let own = settings(&[], &[]).unwrap();
+    assert_eq!(own.weight, default.weight);
+    assert_eq!(own.rebalance_moves_max, default.rebalance_moves_max);
+    let given = settings(&["--weight", "100"], &[("STEMEDB_REBALANCE_MOVES_MAX", "64")]).unwrap();
+    assert_eq!((given.weight, given.rebalance_moves_max), (100, 64));
+    for (flag, bad) in [
+        ("--weight", "0"),
+        ("--weight", "101"),
+        ("--rebalance-moves-max", "0"),
+        ("--rebalance-moves-max", "65"),
+        ("--weight", "heavy"),
+    ] {
+        let (line, code) = refusal(&[flag, bad], &[]);
+        assert!(code == 2 && line.contains(flag), "{line}");
+    }
 }
 
 #[test]
