@@ -24,6 +24,7 @@ pub const VERSION: &str = "stemedb-version";
 /// When the key expires, RFC 3339. Keys do not expire yet: never sent.
 pub const EXPIRES_AT: &str = "stemedb-expires-at";
 /// `1`: the answer is the one given before to the same `Idempotency-Key`; nothing was applied again.
+/// The try before may have been the caller's, or one that the node asked made itself.
 pub const REPLAYED: &str = "stemedb-replayed";
 /// The id of a request: the caller's own if it is sane, else `req_` and a ULID. On every answer.
 pub const REQUEST_ID: &str = "x-request-id";
