@@ -104,7 +104,9 @@ pub(crate) fn bucket_of(key: &str, buckets: u64) -> String {
     let mixed = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
-    format!("{BUCKET}-{}", (mixed >> 32) % buckets)
+    // FNV alone leaves names that differ in one digit near each other.
+    let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    format!("{BUCKET}-{}", (mixed >> 33) % buckets)
 }
 
 pub(crate) async fn make_project_key(
