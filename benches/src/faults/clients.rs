@@ -334,3 +334,7 @@ pub(crate) async fn look(
     let request = Request::get(format!("/v1/kv/{bucket}/{key}")).header("x-api-key", &office.key);
     Ok(ask(gateway, None, request.body(Full::default())?).await.0)
 }
+
+#[cfg(test)]
+#[path = "clients_tests.rs"]
+mod tests;
