@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::faults::{Asked, Kind};
 use crate::versions::VersionsArgs;
 
 /// Measures StemeDB beside etcd on this machine.
@@ -31,6 +32,16 @@ pub(crate) enum Command {
     Snapshot(SnapshotArgs),
     /// CPU and memory of three nodes nobody talks to, and memory of one alone
     Idle(IdleArgs),
+    /// Real processes killed, paused, cut off, wiped: is anything acknowledged lost?
+    Faults(FaultsArgs),
+    /// From the SIGKILL of a shard's leader to its next acknowledged write, beside etcd
+    Failover(FailoverArgs),
+    /// All nodes restarted one by one behind one address, under load
+    Rolling(RollingArgs),
+    /// Latency of puts on a schedule while a fourth and a fifth node join
+    Grow(GrowArgs),
+    /// How long a node with empty disks takes to full redundancy
+    Wiped(WipedArgs),
     /// Old versions of keys, kept in our rows and by RocksDB's user-defined timestamps
     Versions(VersionsArgs),
 }
@@ -224,6 +235,125 @@ pub(crate) struct IdleArgs {
     /// Which servers.
     #[command(flatten)]
     pub(crate) servers: Servers,
+}
+
+/// The options of `faults`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FaultsArgs {
+    /// Which fault, or `all`; several by comma
+    #[arg(long = "fault", value_name = "NAME", value_delimiter = ',', required = true)]
+    pub(crate) faults: Vec<Asked>,
+    /// How long rounds of each fault follow each other, in seconds
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(3..=86_400))]
+    pub(crate) seconds: u64,
+    /// Seed of the rounds and of what clients do
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// What lies between the nodes; `lossy` takes the forwarder in any case
+    #[arg(long, value_enum, default_value_t = Kind::Auto)]
+    pub(crate) network: Kind,
+    /// Which servers.
+    #[command(flatten)]
+    pub(crate) servers: Servers,
+}
+
+/// The options of `failover`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FailoverArgs {
+    /// How often the leader is killed
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Puts in a second, half of them to the shard that is measured
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    pub(crate) rate: u32,
+    /// The same with etcd, by turns
+    #[arg(long, conflicts_with = "silent_cut")]
+    pub(crate) with_etcd: bool,
+    /// Packets from and to the leader vanish, in place of SIGKILL; takes root
+    #[arg(long)]
+    pub(crate) silent_cut: bool,
+    /// Seed of the random values
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Which servers.
+    #[command(flatten)]
+    pub(crate) servers: Servers,
+}
+
+/// The options of `rolling`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RollingArgs {
+    /// Calls in a second, half of them puts and half gets
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rate: u32,
+    /// How often all nodes are restarted
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) runs: u32,
+    /// Seed of the random values
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Which servers.
+    #[command(flatten)]
+    pub(crate) servers: Servers,
+}
+
+/// How much a cluster holds before it is measured.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct FillArgs {
+    /// How much is written before, GiB of values; a part of one will do
+    #[arg(long, default_value_t = 1.0, value_parser = parse_gib)]
+    pub(crate) gib: f64,
+    /// Size of a value
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
+    pub(crate) value_bytes: u32,
+    /// Shards of the cluster
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) shards: u32,
+    /// Seed of the random values
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+/// The options of `grow`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GrowArgs {
+    /// What is there before.
+    #[command(flatten)]
+    pub(crate) fill: FillArgs,
+    /// Puts in a second while it is measured
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rate: u32,
+    /// How long it is measured before each node joins, in seconds
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+    /// How often all of it is done
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) runs: u32,
+    /// Which servers.
+    #[command(flatten)]
+    pub(crate) servers: Servers,
+}
+
+/// The options of `wiped`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct WipedArgs {
+    /// What is there before.
+    #[command(flatten)]
+    pub(crate) fill: FillArgs,
+    /// How often a node is wiped
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) runs: u32,
+    /// Which servers.
+    #[command(flatten)]
+    pub(crate) servers: Servers,
+}
+
+fn parse_gib(text: &str) -> Result<f64, String> {
+    let gib: f64 = text.parse().map_err(|_| "must be a number".to_owned())?;
+    if !(0.001..=1024.0).contains(&gib) {
+        return Err("must be between 0.001 and 1024".to_owned());
+    }
+    Ok(gib)
 }
 
 fn parse_setting(text: &str) -> Result<(String, String), String> {

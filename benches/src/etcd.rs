@@ -9,7 +9,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use tonic::transport::{Channel, Endpoint};
 
@@ -40,6 +40,9 @@ pub(crate) struct Cluster {
     pub(crate) members: Vec<SocketAddr>,
 }
 
+/// What a member says of itself when it leads.
+const LEADS: &str = "etcd_server_is_leader 1";
+
 /// The connections that clients share.
 pub(crate) struct Store {
     channels: Vec<Channel>,
@@ -59,12 +62,10 @@ pub(crate) async fn start(servers: &Servers, members: usize, dir: &Path) -> Resu
     let addresses = free_addresses(members * 2)?;
     let (clients, peers) = addresses.split_at(members);
     let launch = |member| launch(servers, member, clients[member], peers, dir);
-    let mut fleet = Fleet::start((0..members).map(launch).collect())?;
-    for &address in clients {
-        let healthy = async || check_health(address).await;
-        fleet.wait_until(&format!("etcd at {address} is healthy"), healthy).await?;
-    }
-    Ok(Cluster { fleet, members: clients.to_vec() })
+    let fleet = Fleet::start((0..members).map(launch).collect())?;
+    let mut cluster = Cluster { fleet, members: clients.to_vec() };
+    cluster.healthy().await?;
+    Ok(cluster)
 }
 
 async fn check_health(address: SocketAddr) -> Result<()> {
@@ -106,6 +107,32 @@ fn launch(
 }
 
 impl Cluster {
+    /// Which member says that it leads.
+    ///
+    /// # Errors
+    /// None does.
+    pub(crate) async fn leader(&self) -> Result<usize> {
+        for (member, &address) in self.members.iter().enumerate() {
+            let text = get(address, "/metrics").await?.success()?;
+            if String::from_utf8_lossy(&text).lines().any(|line| line == LEADS) {
+                return Ok(member);
+            }
+        }
+        bail!("no member leads")
+    }
+
+    /// Waits until each member says it is healthy.
+    ///
+    /// # Errors
+    /// One ended, or was not healthy in time.
+    pub(crate) async fn healthy(&mut self) -> Result<()> {
+        for &address in &self.members {
+            let healthy = async || check_health(address).await;
+            self.fleet.wait_until(&format!("etcd at {address} is healthy"), healthy).await?;
+        }
+        Ok(())
+    }
+
     /// Opens the connections.
     ///
     /// # Errors

@@ -164,6 +164,46 @@ impl Fleet {
         Ok(self.processes[server].child.kill().await?)
     }
 
+    /// Starts one server more; its number is given back.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub(crate) fn add(&mut self, launch: Launch) -> Result<usize> {
+        self.processes.push(Process::start(launch)?);
+        Ok(self.processes.len() - 1)
+    }
+
+    /// Starts a server again that has ended, in another way than before.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub(crate) fn start_as(&mut self, server: usize, launch: Launch) -> Result<()> {
+        self.processes[server] = Process::start(launch)?;
+        Ok(())
+    }
+
+    /// Sends one server a signal.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn signal(&self, server: usize, signal: Signal) -> Result<()> {
+        self.processes[server].signal(signal)
+    }
+
+    /// The process id of one server.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn id(&self, server: usize) -> Result<u32> {
+        self.processes[server].id()
+    }
+
+    /// # Errors
+    /// That server has ended; the error shows the end of its log.
+    pub(crate) fn check(&mut self, server: usize) -> Result<()> {
+        self.processes[server].check_running()
+    }
+
     /// Starts a server again that has ended, as before.
     ///
     /// # Errors
@@ -257,10 +297,15 @@ impl Process {
 
     fn terminate(&self) -> Result<()> {
         // One that ended by itself has no id left.
-        let Some(id) = self.child.id() else { return Ok(()) };
-        let id = Pid::from_raw(id.try_into()?).context("a process id is not 0")?;
-        kill_process(id, Signal::TERM)
-            .with_context(|| format!("send SIGTERM to {}", self.launch.name))
+        if self.child.id().is_none() {
+            return Ok(());
+        }
+        self.signal(Signal::TERM)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let id = Pid::from_raw(self.id()?.try_into()?).context("a process id is not 0")?;
+        kill_process(id, signal).with_context(|| format!("send {signal:?} to {}", self.launch.name))
     }
 }
 

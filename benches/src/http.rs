@@ -4,15 +4,17 @@
 //! servers it measures, so it does only what a request needs.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use http::header::HOST;
-use http::{HeaderValue, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// How much of a refusal's body is shown.
 const REFUSAL_BYTES_MAX: usize = 300;
@@ -28,6 +30,8 @@ pub(crate) struct Connection {
 pub(crate) struct Answer {
     /// The status.
     pub(crate) status: StatusCode,
+    /// The headers.
+    pub(crate) headers: HeaderMap,
     /// The body.
     pub(crate) body: Bytes,
 }
@@ -62,7 +66,8 @@ impl Connection {
         request.headers_mut().insert(HOST, self.host.clone());
         self.sender.ready().await?;
         let (head, body) = self.sender.send_request(request).await?.into_parts();
-        Ok(Answer { status: head.status, body: body.collect().await?.to_bytes() })
+        let body = body.collect().await?.to_bytes();
+        Ok(Answer { status: head.status, headers: head.headers, body })
     }
 }
 
@@ -75,7 +80,25 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<Answer> {
     Connection::open(address).await?.send(request).await
 }
 
+/// One request over a connection of its own, answered within `limit`.
+///
+/// # Errors
+/// As [`Connection::open`] and [`Connection::send`], or the time is over.
+pub(crate) async fn call(
+    address: SocketAddr,
+    request: Request<Full<Bytes>>,
+    limit: Duration,
+) -> Result<Answer> {
+    let answer = async { Connection::open(address).await?.send(request).await };
+    timeout(limit, answer).await.with_context(|| format!("{address}: no answer in {limit:?}"))?
+}
+
 impl Answer {
+    /// The text of a header.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
     /// The body of a 2xx.
     ///
     /// # Errors

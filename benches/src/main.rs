@@ -1,102 +1,10 @@
-//! Load drivers that measure StemeDB beside its peers.
-//!
-//! `compare` starts a three-node cluster of StemeDB and one of etcd on this
-//! machine, one after the other, drives both with the same closed loop and
-//! prints what each did per second, how long an operation took and how much
-//! CPU the servers spent on it. `idle` measures a cluster nobody talks to.
-//!
-//! Servers, disk and generator share one machine on purpose: what counts is the
-//! ratio between two systems under the same conditions, not the figure of one.
-//! The generator runs on one thread and its own CPU is reported, since it takes
-//! from the same cores. What the numbers do not say is in the `README.md`.
-//!
-//! | file | idea |
-//! |---|---|
-//! | `cli` | what can be asked for |
-//! | `compare`, `idle` | the two measurements, step by step |
-//! | `wal` | our log beside its peers, without servers |
-//! | `durable` | its closed loop of threads |
-//! | `log_wal`, `log_raft_engine`, `log_rocksdb` | the logs, as one writer sees them |
-//! | `writes`, `replay`, `snapshot` | what a put costs the disk; coming back; a snapshot's price |
-//! | `open_loop` | puts on a schedule |
-//! | `versions` | old versions of keys: our rows beside RocksDB's user-defined timestamps |
-//! | `load` | the closed loop and what one cell of the table is |
-//! | `tally` | what is counted, and how counts are put together |
-//! | `stemedb`, `etcd` | how a cluster of each is started and talked to |
-//! | `fleet` | server processes: started, watched, ended by id |
-//! | `http` | one HTTP/1.1 connection |
-//! | `procfs` | CPU time and memory of a process |
-//! | `place` | the scratch directory and free ports |
-//! | `report`, `table` | the figures for a person and for a program |
-
-mod cli;
-mod compare;
-mod durable;
-mod etcd;
-mod fleet;
-mod http;
-mod idle;
-mod load;
-#[cfg(feature = "raft-engine")]
-mod log_raft_engine;
-mod log_rocksdb;
-mod log_wal;
-mod open_loop;
-mod place;
-mod procfs;
-mod replay;
-mod report;
-mod snapshot;
-mod stemedb;
-mod table;
-mod tally;
-mod versions;
-mod wal;
-mod writes;
+//! The program: one command line of the library.
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
-use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::LocalSet;
-
-use crate::cli::{Cli, Command};
-
 fn main() -> ExitCode {
-    match start(Cli::parse()) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("stemedb-benches: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn start(cli: Cli) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, run(cli))
-}
-
-/// Runs the command. On a signal it is dropped where it stands, and with it every server it
-/// started is killed.
-async fn run(cli: Cli) -> Result<ExitCode> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let command = async {
-        match &cli.command {
-            Command::Compare(arguments) => compare::run(arguments).await,
-            Command::Wal(arguments) => wal::run(arguments).await,
-            Command::Writes(arguments) => writes::run(arguments).await,
-            Command::Replay(arguments) => replay::run(arguments).await,
-            Command::Snapshot(arguments) => snapshot::run(arguments).await,
-            Command::Idle(arguments) => idle::run(arguments).await,
-            Command::Versions(arguments) => versions::run(arguments),
-        }
-    };
-    tokio::select! {
-        outcome = command => outcome,
-        _ = interrupt.recv() => bail!("interrupted; the servers were killed"),
-        _ = terminate.recv() => bail!("terminated; the servers were killed"),
-    }
+    stemedb_benches::run(std::env::args_os()).unwrap_or_else(|error| {
+        eprintln!("stemedb-benches: {error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -6,7 +6,7 @@
 //! does not lead the bucket's shard and are forwarded. All keys are in one
 //! bucket, so one Raft group does all the work, as in etcd.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -40,12 +40,14 @@ pub(crate) struct Cluster {
 pub(crate) struct Store {
     gateways: Vec<SocketAddr>,
     api_key: HeaderValue,
+    buckets: u64,
 }
 
 /// One client's connection to one gateway.
 pub(crate) struct Session {
     gateway: SocketAddr,
     api_key: HeaderValue,
+    buckets: u64,
     connection: Connection,
 }
 
@@ -77,11 +79,16 @@ impl Cluster {
         let (gateway, root_key) = (self.gateways[0], HeaderValue::try_from(&self.root_key)?);
         let make = async || make_project_key(gateway, &root_key).await;
         let api_key = self.fleet.wait_until("a project key", make).await?;
-        Ok(Store { gateways: self.gateways.clone(), api_key })
+        Ok(Store { gateways: self.gateways.clone(), api_key, buckets: 1 })
     }
 }
 
 impl Store {
+    /// Through these gateways, into so many buckets.
+    pub(crate) fn spread(gateways: Vec<SocketAddr>, api_key: HeaderValue, buckets: u64) -> Self {
+        Store { gateways, api_key, buckets }
+    }
+
     /// The same, through the first so many gateways alone.
     pub(crate) fn through(mut self, gateways: usize) -> Self {
         self.gateways.truncate(gateways);
@@ -89,7 +96,23 @@ impl Store {
     }
 }
 
-async fn make_project_key(gateway: SocketAddr, root_key: &HeaderValue) -> Result<HeaderValue> {
+/// The bucket of a key, where there are so many: by its hash, so that neighbours are apart.
+pub(crate) fn bucket_of(key: &str, buckets: u64) -> String {
+    if buckets == 1 {
+        return BUCKET.to_owned();
+    }
+    let mixed = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    // FNV alone leaves names that differ in one digit near each other.
+    let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    format!("{BUCKET}-{}", (mixed >> 33) % buckets)
+}
+
+pub(crate) async fn make_project_key(
+    gateway: SocketAddr,
+    root_key: &HeaderValue,
+) -> Result<HeaderValue> {
     // A label is taken once; a try whose answer was lost must not block the next one.
     let label = format!("project-bench-{}", random_hex(4));
     let body = serde_json::json!({ "label": label, "role": "write_agent", "project": "bench" });
@@ -109,7 +132,8 @@ impl load::Store for Store {
     async fn session(&self, client: usize) -> Result<Session> {
         let gateway = self.gateways[client % self.gateways.len()];
         let connection = Connection::open(gateway).await?;
-        Ok(Session { gateway, api_key: self.api_key.clone(), connection })
+        let (api_key, buckets) = (self.api_key.clone(), self.buckets);
+        Ok(Session { gateway, api_key, buckets, connection })
     }
 }
 
@@ -120,7 +144,7 @@ impl Session {
         }
         let request = Request::builder()
             .method(method)
-            .uri(format!("/v1/kv/{BUCKET}/{key}"))
+            .uri(format!("/v1/kv/{}/{key}", bucket_of(key, self.buckets)))
             .header(KEY_HEADER, &self.api_key)
             .body(Full::new(body))?;
         let answer = self.connection.send(request).await?;
@@ -140,43 +164,60 @@ impl load::Session for Session {
 }
 
 /// The settings of all nodes, before any of them runs.
-struct Plan<'a> {
-    nodes: Vec<NodeAddresses>,
-    root_key: String,
+pub(crate) struct Plan {
+    /// Where each node listens, those that come later included.
+    pub(crate) nodes: Vec<NodeAddresses>,
+    /// The first so many found the cluster; the others join it.
+    pub(crate) founding: usize,
+    /// A key that may do anything.
+    pub(crate) root_key: String,
     cluster_secret: String,
-    servers: &'a Servers,
+    servers: Servers,
 }
 
-/// The four addresses of a node.
-struct NodeAddresses {
-    http: SocketAddr,
-    gateway: SocketAddr,
-    grpc: SocketAddr,
-    gossip: SocketAddr,
+/// The four addresses of a node, and the one under which others reach it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NodeAddresses {
+    /// Its own API.
+    pub(crate) http: SocketAddr,
+    /// Its gateway.
+    pub(crate) gateway: SocketAddr,
+    /// What peers dial.
+    pub(crate) grpc: SocketAddr,
+    /// Where gossip arrives.
+    pub(crate) gossip: SocketAddr,
+    /// Peers find the ports above at this address.
+    pub(crate) advertise: IpAddr,
 }
 
 impl NodeAddresses {
-    const COUNT: usize = 4;
+    /// Ports a node takes.
+    pub(crate) const COUNT: usize = 4;
 }
 
-impl<'a> Plan<'a> {
-    fn new(addresses: Vec<SocketAddr>, servers: &'a Servers) -> Self {
+impl Plan {
+    /// All nodes found the cluster, and are reached where they listen.
+    pub(crate) fn new(addresses: Vec<SocketAddr>, servers: &Servers) -> Self {
         let nodes = addresses.as_chunks().0.iter();
         let nodes = nodes.map(|&[http, gateway, grpc, gossip]| NodeAddresses {
             http,
             gateway,
             grpc,
             gossip,
+            advertise: http.ip(),
         });
+        let nodes: Vec<NodeAddresses> = nodes.collect();
         Plan {
-            nodes: nodes.collect(),
+            founding: nodes.len(),
+            nodes,
             root_key: format!("steme_live_{}", random_hex(KEY_BYTES)),
             cluster_secret: random_hex(KEY_BYTES),
-            servers,
+            servers: servers.clone(),
         }
     }
 
-    fn launch(&self, node: usize, dir: &Path) -> Launch {
+    /// How to start a node with its data below `dir`.
+    pub(crate) fn launch(&self, node: usize, dir: &Path) -> Launch {
         let dir = dir.join(format!("node-{node}"));
         Launch {
             name: format!("stemedb node {node}"),
@@ -196,18 +237,22 @@ impl<'a> Plan<'a> {
             ("GATEWAY_ADDR", own.gateway.to_string()),
             ("GRPC_ADDR", own.grpc.to_string()),
             ("GOSSIP_ADDR", own.gossip.to_string()),
-            ("ADVERTISE_HOST", own.http.ip().to_string()),
+            ("ADVERTISE_HOST", own.advertise.to_string()),
             ("NODE_NAME", format!("bench-{node}")),
             ("WAL_DIR", dir.join("wal").display().to_string()),
             ("DB_DIR", dir.join("db").display().to_string()),
-            ("BOOTSTRAP_EXPECT", self.nodes.len().to_string()),
             ("AUTH_ENABLED", "true".to_owned()),
             ("ROOT_API_KEY", self.root_key.clone()),
             ("CLUSTER_SECRET", self.cluster_secret.clone()),
         ];
+        // One that came later was told nothing of founding, so it only ever joins.
+        if node < self.founding {
+            settings.push(("BOOTSTRAP_EXPECT", self.founding.to_string()));
+        }
         if self.nodes.len() > 1 {
-            let peers: Vec<String> = self.nodes.iter().map(|n| n.gossip.to_string()).collect();
-            settings.push(("JOIN", peers.join(",")));
+            let founders = self.nodes.iter().take(self.founding);
+            let peers = founders.map(|n| SocketAddr::new(n.advertise, n.gossip.port()).to_string());
+            settings.push(("JOIN", peers.collect::<Vec<_>>().join(",")));
         }
         let settings = settings.into_iter().map(|(name, value)| (format!("STEMEDB_{name}"), value));
         settings.chain(self.servers.stemedb_env.iter().cloned()).collect()

@@ -76,7 +76,7 @@ impl Gateway {
 async fn store(gateway: &Rc<Gateway>) -> Store {
     let address = gateway.clone().listen().await;
     let api_key = HeaderValue::from_static(PROJECT_KEY);
-    Store { gateways: vec![address], api_key }
+    Store::spread(vec![address], api_key, 1)
 }
 
 #[tokio::test]

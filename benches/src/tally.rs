@@ -76,6 +76,13 @@ impl Tally {
     }
 }
 
+/// The one in the middle, of an even number the upper of the two; no number, if there is none.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 /// One cell of the table, measured once.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
@@ -152,6 +159,12 @@ mod tests {
         latencies.iter().for_each(|&latency| tally.succeeded(latency).unwrap());
         let elapsed = Duration::from_secs(seconds);
         Run { tally, elapsed, server_cpu: 8 * MS, client_cpu: 2 * MS, other_cpu: 60 * MS }
+    }
+
+    #[test]
+    fn the_median_is_the_one_in_the_middle() {
+        assert_eq!((median(&[9.0, 1.0, 2.0]), median(&[4.0, 3.0])), (2.0, 4.0));
+        assert!(median(&[]).is_nan());
     }
 
     #[test]

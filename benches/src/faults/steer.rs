@@ -1,0 +1,328 @@
+//! One fault on one cluster: clients at work, round after round, then the reckoning.
+//!
+//! Whatever ends the rounds, the network is made whole and the clients are stopped; then the
+//! cluster must be ready again and take a write in every bucket, and everything acknowledged is
+//! looked for through every node. What goes wrong on the way is kept as the reason why the run
+//! proves nothing, unless it proves that something was violated.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{HeaderValue, Request};
+use http_body_util::Full;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::Value;
+use stemedb_sim::checks::linearizable::{Action, Outcome};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::clients::{self, BUCKETS, CLIENTS, Heard, Office};
+use super::fault::{FOUNDING, Fault, NODES_MAX, Step, round};
+use super::namespaces::End;
+use super::network::{Kind, Network};
+use super::outcome::Findings;
+use super::site::Site;
+use crate::cli::FaultsArgs;
+use crate::http::{Answer, call};
+
+/// Between two rounds at least so long, and at most twice as long.
+const CALM_MS: u64 = 500;
+/// So many writes must be acknowledged before the first round.
+const WARM_WRITES: u64 = 20;
+/// How long that may take, and how long the first write after the last round.
+const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
+/// Between two looks at what another task does.
+const LOOK: Duration = Duration::from_millis(20);
+/// Between two tries at the end.
+const AGAIN: Duration = Duration::from_millis(300);
+/// How long an answer at the end may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long replicas may take to have everything that is acknowledged.
+const REPLICAS_LIMIT: Duration = Duration::from_secs(30);
+/// The log is cut early, so that whoever was away is brought up by a snapshot.
+const LIVE_LOG: (&str, &str) = ("STEMEDB_LIVE_LOG_BYTES_MAX", "4MiB");
+
+/// Runs one fault with data below `dir`.
+pub(crate) async fn run(arguments: &FaultsArgs, fault: Fault, dir: PathBuf) -> Findings {
+    let (mut site, key) = match prepare(arguments, fault, dir).await {
+        Ok(ready) => ready,
+        Err((network, error)) => return Findings::none(fault, network, format!("{error:#}")),
+    };
+    let network = site.network().name();
+    let office = Rc::new(Office::new(gateways(&site), key));
+    let mut working = JoinSet::new();
+    for number in 0..CLIENTS {
+        working.spawn_local(clients::work(number, office.clone(), arguments.seed));
+    }
+    let begun = Instant::now();
+    let (rounds, mut trouble) = rounds(arguments, fault, &mut site, &office).await;
+    let healed = heal(&mut site, &office).await;
+    let took = begun.elapsed();
+    office.over.set(true);
+    while let Some(ended) = working.join_next().await {
+        if let Err(error) = ended {
+            trouble.get_or_insert_with(|| format!("a client: {error}"));
+        }
+    }
+    let mut lost = Vec::new();
+    let looked = match healed {
+        Ok(()) => look_everywhere(&site, &office, &mut lost).await.context("the look at the end"),
+        Err(error) => Err(error.context("did not heal")),
+    };
+    let stopped = site.stop().await;
+    for error in looked.err().into_iter().chain(stopped.err()) {
+        trouble.get_or_insert_with(|| format!("{error:#}"));
+    }
+    let record = office.record.borrow();
+    Findings {
+        fault,
+        rounds,
+        took,
+        network,
+        counts: record.counts(),
+        lost,
+        verdict: Some(record.verdict()),
+        gaps: record.gaps(),
+        wrong: record.first_wrong().map(str::to_owned),
+        trouble,
+    }
+}
+
+/// A running cluster, and a key of a project.
+async fn prepare(
+    arguments: &FaultsArgs,
+    fault: Fault,
+    dir: PathBuf,
+) -> Result<(Site, HeaderValue), (&'static str, anyhow::Error)> {
+    let kind = if fault == Fault::Lossy { Kind::Forwarder } else { arguments.network };
+    let network = Network::new(kind, NODES_MAX, arguments.seed).map_err(|e| ("none", e))?;
+    let name = network.name();
+    let prepared = async {
+        let mut servers = arguments.servers.clone();
+        servers.stemedb_env.insert(0, (LIVE_LOG.0.to_owned(), LIVE_LOG.1.to_owned()));
+        let nodes = if fault == Fault::GrowShrink { NODES_MAX } else { FOUNDING };
+        let mut site = Site::new(&servers, network, nodes, FOUNDING, dir).await?;
+        if fault == Fault::ClockJump {
+            site.with_clocks()?;
+        }
+        site.found().await?;
+        let key = site.project_key().await?;
+        anyhow::Ok((site, key))
+    };
+    prepared.await.map_err(|error| (name, error))
+}
+
+/// Rounds until the time is over. How many there were, and what ended them before.
+async fn rounds(
+    arguments: &FaultsArgs,
+    fault: Fault,
+    site: &mut Site,
+    office: &Office,
+) -> (u32, Option<String>) {
+    let mut chance = SmallRng::seed_from_u64(arguments.seed);
+    let time = Duration::from_secs(arguments.seconds);
+    let hold_ms_max = arguments.seconds.saturating_mul(1000) / 3;
+    let mut done = 0;
+    let all = async {
+        progress(office, WARM_WRITES).await.context("before the first round")?;
+        let begun = Instant::now();
+        while begun.elapsed() < time {
+            let bucket = clients::bucket(chance.random_range(0..BUCKETS));
+            let leader = site.led(&office.key, &bucket).await?;
+            // Only the nodes that are always there are meant by the rounds.
+            let leader = if leader < FOUNDING { leader } else { 0 };
+            let steps = round(fault, leader, hold_ms_max, &mut chance);
+            eprintln!("  {:5.1} s: {steps:?}", begun.elapsed().as_secs_f64());
+            let met = site.network().met();
+            for step in steps {
+                take(site, office, step).await.with_context(|| format!("{step:?}"))?;
+            }
+            let met_none = met.is_some() && met == site.network().met();
+            ensure!(!(fault.needs_wires() && met_none), "no packet met the fault");
+            done += 1;
+            let calm = chance.random_range(CALM_MS..=2 * CALM_MS);
+            sleep(Duration::from_millis(calm)).await;
+        }
+        anyhow::Ok(())
+    };
+    let outcome = all.await;
+    (done, outcome.err().map(|error| format!("{error:#}")))
+}
+
+async fn take(site: &mut Site, office: &Office, step: Step) -> Result<()> {
+    match step {
+        Step::Kill(node) => site.kill(node).await?,
+        Step::Terminate(node) => site.terminate(node).await?,
+        Step::Start(node) => site.start(node)?,
+        Step::Pause(node) => site.pause(node, true)?,
+        Step::Resume(node) => site.pause(node, false)?,
+        Step::Wipe(node) => site.wipe(node)?,
+        Step::Move(node) => site.relocate(node).await?,
+        Step::Cut(from, to) => site.network().cut(End::Node(from), End::Node(to))?,
+        Step::Worsen => site.network().worsen(NODES_MAX)?,
+        Step::Heal => site.network().heal()?,
+        Step::Clock(node, seconds) => site.set_clock(node, seconds)?,
+        Step::Drain(node) => site.drain(node).await?,
+        Step::Remove(node) => site.remove(node).await?,
+        Step::Wait(ms) => sleep(Duration::from_millis(ms)).await,
+        Step::Ready => site.ready().await?,
+        Step::Whole => site.whole().await?,
+    }
+    *office.gateways.borrow_mut() = gateways(site);
+    Ok(())
+}
+
+/// The gateways clients know: those of the nodes that found the cluster, running or not, and of
+/// those that joined and run.
+fn gateways(site: &Site) -> Vec<SocketAddr> {
+    let joined = site.running().into_iter().filter(|&node| node >= FOUNDING);
+    (0..FOUNDING).chain(joined).map(|node| site.gateway(node)).collect()
+}
+
+/// Waits until so many more writes are acknowledged.
+async fn progress(office: &Office, writes: u64) -> Result<()> {
+    let acknowledged = || office.record.borrow().counts().acknowledged;
+    let (wanted, deadline) = (acknowledged() + writes, Instant::now() + PROGRESS_LIMIT);
+    while acknowledged() < wanted {
+        ensure!(Instant::now() < deadline, "no {writes} writes in {PROGRESS_LIMIT:?}");
+        sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+/// Takes back whatever still holds the cluster up, and waits until it serves in every bucket.
+async fn heal(site: &mut Site, office: &Office) -> Result<()> {
+    site.network().heal()?;
+    for node in site.running() {
+        site.pause(node, false)?;
+    }
+    for node in 0..FOUNDING {
+        if !site.running().contains(&node) {
+            site.start(node)?;
+        }
+    }
+    site.ready().await?;
+    for number in 0..BUCKETS {
+        site.led(&office.key, &clients::bucket(number)).await?;
+    }
+    progress(office, WARM_WRITES).await
+}
+
+/// Reads every register and every key that was written once, through every node.
+async fn look_everywhere(site: &Site, office: &Office, lost: &mut Vec<String>) -> Result<()> {
+    let (registers, buckets) = {
+        let record = office.record.borrow();
+        let registers: Vec<_> = record.registers().cloned().collect();
+        let buckets: Vec<String> = record.buckets().cloned().collect();
+        (registers, buckets)
+    };
+    for node in site.running() {
+        for place in &registers {
+            read_register(office, site.gateway(node), CLIENTS + node, place).await?;
+        }
+        for bucket in &buckets {
+            let found = scan(office, site.gateway(node), bucket, "").await?;
+            let Some(found) = found else { bail!("node {node} does not scan {bucket}") };
+            let missing = office.record.borrow().lost(bucket, &found);
+            lost.extend(missing.into_iter().map(|key| format!("{bucket}/{key} at node {node}")));
+        }
+    }
+    for node in site.running() {
+        for bucket in &buckets {
+            let missing = missing_replica(office, site.own(node), bucket).await?;
+            lost.extend(
+                missing.into_iter().map(|key| format!("{bucket}/{key} in the store of {node}")),
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn read_register(
+    office: &Office,
+    gateway: SocketAddr,
+    client: usize,
+    place: &(String, String),
+) -> Result<()> {
+    let deadline = Instant::now() + PROGRESS_LIMIT;
+    loop {
+        let begun = office.record.borrow_mut().begin(client, &place.0, &place.1, Action::Get);
+        let heard = clients::look(office, gateway, place).await?;
+        if let Some(seen) = clients::found(&heard) {
+            let outcome = Outcome::Found(seen.map(|(value, _)| value));
+            office.record.borrow_mut().end(begun, outcome);
+            return Ok(());
+        }
+        office.record.borrow_mut().forget(begun);
+        if let Heard::Answer(answer) = heard {
+            bail!("{gateway} answered a get of {}: {answer:?}", place.1);
+        }
+        ensure!(Instant::now() < deadline, "{gateway} does not answer a get of {}", place.1);
+        sleep(AGAIN).await;
+    }
+}
+
+/// What is missing in a node's own store, once it had time to catch up; nothing, if the node does
+/// not serve this bucket that way.
+async fn missing_replica(office: &Office, own: SocketAddr, bucket: &str) -> Result<Vec<String>> {
+    let deadline = Instant::now() + REPLICAS_LIMIT;
+    loop {
+        let found = scan(office, own, bucket, "&consistency=stale").await?;
+        let Some(found) = found else { return Ok(Vec::new()) };
+        let missing = office.record.borrow().lost(bucket, &found);
+        if missing.is_empty() || Instant::now() >= deadline {
+            return Ok(missing);
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// The keys of a bucket that hold what was written under them; nothing, if the node refuses.
+async fn scan(
+    office: &Office,
+    door: SocketAddr,
+    bucket: &str,
+    more: &str,
+) -> Result<Option<BTreeSet<String>>> {
+    let (mut found, mut cursor) = (BTreeSet::new(), String::new());
+    loop {
+        let path = format!("/v1/kv/{bucket}?prefix=c&limit=1000{more}{cursor}");
+        let Some(answer) = page(office, door, &path).await? else { return Ok(None) };
+        let body: Value = serde_json::from_slice(&answer.body)?;
+        for row in body["kvs"].as_array().context("a scan without rows")? {
+            let key = row["key_text"].as_str().context("a row without a key")?;
+            let value = STANDARD.decode(row["value"].as_str().context("a row without a value")?)?;
+            if value == clients::inserted_value(key).as_bytes() {
+                found.insert(key.to_owned());
+            }
+        }
+        match body["cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return Ok(Some(found)),
+        }
+    }
+}
+
+/// One page; a node that is busy is asked again, one that refuses gives nothing.
+async fn page(office: &Office, door: SocketAddr, path: &str) -> Result<Option<Answer>> {
+    let deadline = Instant::now() + PROGRESS_LIMIT;
+    loop {
+        let request = Request::get(path).header("x-api-key", &office.key);
+        let answer = call(door, request.body(Full::<Bytes>::default())?, ANSWER_LIMIT).await;
+        match answer {
+            Ok(answer) if answer.status.is_success() => return Ok(Some(answer)),
+            Ok(answer) if answer.status.is_client_error() => return Ok(None),
+            _ => {}
+        }
+        ensure!(Instant::now() < deadline, "{door} does not answer {path}");
+        sleep(AGAIN).await;
+    }
+}
