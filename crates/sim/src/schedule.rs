@@ -254,7 +254,7 @@ impl Reads {
     pub fn that_meet(bug: Bug) -> Self {
         match bug {
             Bug::ReadUnapplied => Self::Anywhere,
-            Bug::LeaseFromReceipt | Bug::LeaseUnchecked => Self::Leased,
+            Bug::LeaseTooLong => Self::Leased,
             _ => Self::Led,
         }
     }

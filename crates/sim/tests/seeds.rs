@@ -102,6 +102,17 @@ fn a_seed_that_was_judged_wrongly_holds() {
     hold([53_143]);
 }
 
+#[test]
+fn reads_that_are_let_in_wrongly_are_found() {
+    for (bug, reads) in [(Bug::ReadUnapplied, Reads::Anywhere), (Bug::LeaseTooLong, Reads::Leased)]
+    {
+        plant(Some(bug));
+        let found = (1..120).find_map(|seed| verdict_of(Kind::Map, seed, reads));
+        plant(None);
+        println!("{bug:?}: {}", found.expect("no seed finds it"));
+    }
+}
+
 /// The hash of a seed, from a process of its own.
 fn hash(seed: u64) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_stemedb-sim"))

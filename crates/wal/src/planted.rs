@@ -39,15 +39,13 @@ pub enum Bug {
     AppliedBeforeSync,
     /// A replica that does not lead reads before it has applied the index it was given.
     ReadUnapplied,
-    /// A lease is counted from when the quorum's answers came.
-    LeaseFromReceipt,
-    /// A lease is not looked at again after the value was read.
-    LeaseUnchecked,
+    /// A lease is as long as followers take to elect another, and not as long as they refuse to.
+    LeaseTooLong,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 17] = [
+    pub const ALL: [Bug; 16] = [
         Bug::CallbackBeforeSync,
         Bug::VoteNotPersisted,
         Bug::VoteReordered,
@@ -63,8 +61,7 @@ impl Bug {
         Bug::LeaderRestored,
         Bug::AppliedBeforeSync,
         Bug::ReadUnapplied,
-        Bug::LeaseFromReceipt,
-        Bug::LeaseUnchecked,
+        Bug::LeaseTooLong,
     ];
 }
 
