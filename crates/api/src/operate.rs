@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// Most members that one change may name.
-pub const CHANGE_MEMBERS_MAX: usize = 1000;
+pub const CHANGE_MEMBERS_MAX: usize = 64;
 
 /// What `POST /v1/cluster/layout/plan` takes. All empty, or no body at all: what is still to come as
 /// things are.

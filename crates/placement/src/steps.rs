@@ -76,9 +76,11 @@ pub fn next_step(standing: &Standing, goal: &Goal<'_>) -> Option<Step> {
     if let Some(behind) = goal.voters.difference(voters).find(|id| !caught_up.contains(id)) {
         return Some(Step::Await(*behind));
     }
-    // In the order of the layout: the first is the one that is to lead.
+    // In the order of the layout: the first is the one that is to lead. One that lags comes last: while it
+    // gets what it lacks nobody takes writes.
     let heir = |id: &ReplicaId| voters.contains(id) && goal.voters.contains(id);
-    let heirs: Vec<_> = goal.replicas.iter().map(|r| r.id).filter(heir).collect();
+    let mut heirs: Vec<_> = goal.replicas.iter().map(|r| r.id).filter(heir).collect();
+    heirs.sort_by_key(|id| !caught_up.contains(id));
     let leaves = !goal.voters.contains(leader) && !heirs.is_empty() && !is_joint;
     Some(if leaves { Step::HandOver(heirs) } else { Step::Vote(goal.voters.clone()) })
 }

@@ -107,7 +107,8 @@ fn reads_that_are_let_in_wrongly_are_found() {
     for (bug, reads) in [(Bug::ReadUnapplied, Reads::Anywhere), (Bug::LeaseTooLong, Reads::Leased)]
     {
         plant(Some(bug));
-        let found = (1..120).find_map(|seed| verdict_of(Kind::Map, seed, reads));
+        let found =
+            (1..120).find_map(|seed| verdict_of(Kind::Map, &Schedule::of(seed).read(reads)));
         plant(None);
         println!("{bug:?}: {}", found.expect("no seed finds it"));
     }

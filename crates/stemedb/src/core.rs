@@ -102,6 +102,9 @@ pub(crate) struct Core {
     /// Hashes that the meta leader did not know, until when that is believed.
     pub(crate) refused_keys: Mutex<HashMap<KeyHash, Instant>>,
     pub(crate) key_lookup: tokio::sync::Mutex<Lookups>,
+    /// Held from the verdict on who may cease to be a member to the entry that says so: two verdicts at
+    /// once would each count on the other's node.
+    pub(crate) judging: tokio::sync::Mutex<()>,
     /// Something that ends the node was found, by the first who found it.
     pub(crate) fatal: watch::Sender<Option<Fatal>>,
     /// Woken when a group has forgotten a replica that is held here.
@@ -175,6 +178,7 @@ impl Core {
             meta_heard: Mutex::new(Instant::now()),
             refused_keys: Mutex::default(),
             key_lookup: tokio::sync::Mutex::new(Lookups::new(Instant::now())),
+            judging: tokio::sync::Mutex::new(()),
             fatal: watch::Sender::new(None),
             has_forgotten_one: Notify::new(),
             founded: Notify::new(),

@@ -28,10 +28,17 @@ pub(crate) const SILENT_FOR: Duration = Duration::from_secs(10);
 
 /// The member of this id or name.
 pub(crate) fn find_member(state: &MetaState, named: &str) -> Result<NodeId, Error> {
-    let by_id = named.parse::<NodeId>().ok().filter(|id| state.nodes.contains_key(id));
-    let by_name = || state.nodes.values().find(|node| node.name == named).map(|node| node.id);
-    let found = by_id.or_else(by_name);
-    found.ok_or_else(|| Error::NotFound(format!("there is no member {named:?}")))
+    if let Some(id) = named.parse::<NodeId>().ok().filter(|id| state.nodes.contains_key(id)) {
+        return Ok(id);
+    }
+    let mut called_so = state.nodes.values().filter(|node| node.name == named).map(|node| node.id);
+    match (called_so.next(), called_so.next()) {
+        (Some(id), None) => Ok(id),
+        (None, _) => Err(Error::NotFound(format!("there is no member {named:?}"))),
+        (Some(_), Some(_)) => {
+            Err(Error::Malformed(format!("{named:?} is the name of several members: give the id")))
+        }
+    }
 }
 
 /// The node of this id or name that was a member, if nobody took its place.
@@ -200,8 +207,8 @@ impl Core {
         }
     }
 
-    /// The member of this id or name, and its name. Who is not known here is looked for in what the
-    /// meta group knows by now.
+    /// The member of this id or name, and its name, by what the meta group knows by now: a name may
+    /// have gone over to another node a moment ago.
     async fn named_member(
         &self,
         named: &str,
@@ -210,10 +217,6 @@ impl Core {
         let name = |state: &MetaState, id: NodeId| {
             state.nodes.get(&id).map(|node| node.name.clone()).unwrap_or_default()
         };
-        let state = self.meta.load_full();
-        if let Ok(id) = find_member(&state, named) {
-            return Ok((id, name(&state, id)));
-        }
         let state = self.newest_state(deadline).await?;
         find_member(&state, named).map(|id| (id, name(&state, id)))
     }
@@ -232,6 +235,7 @@ impl Core {
         let led = ask_leaders(self, &state).await;
         let silent = self.is_away(node, SILENT_FOR);
         may_go(&state, &led, node, silent, |other| self.is_up(other))
+            .and_then(|()| self.meta_goes_on_without(node))
             .map_err(|why| Error::Conflict(format!("node {node} is not removed: {why}")))
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use stemedb_machine::meta::MetaState;
 use stemedb_placement::Step;
-use stemedb_raft::{Group, Kind, Leadership};
+use stemedb_raft::{Group, Leadership};
 use stemedb_types::{DecodeError, Decoder, Encoder, NodeId, ReplicaId, ShardId};
 use tokio::time::Instant;
 
@@ -18,10 +18,7 @@ use crate::core::Core;
 use crate::moving::step_of;
 use crate::operator::MoveStep;
 use crate::rebalance::ASK_TIMEOUT;
-use crate::wire::{Led, decode_led, encode_led};
-
-/// How are the groups that you lead?
-pub(crate) const MEASURE: Kind = 50;
+use crate::wire::{Led, MEASURE, decode_led, encode_led};
 
 const VERSION: u8 = 1;
 

@@ -91,6 +91,19 @@ impl Core {
             (None, Auth::On { .. }) if !of_a_node(&command) => return Err(Error::Unauthenticated),
             (None, _) => {}
         }
+        // Until the entry is applied: two verdicts at once would each count on the other's node.
+        let ends_a_member =
+            matches!(command, MetaCommand::Remove { .. } | MetaCommand::Replace { .. });
+        let _alone = match ends_a_member {
+            true => match timeout_at(deadline, self.judging.lock()).await {
+                Ok(alone) => Some(alone),
+                Err(_) => return Err(Error::unavailable(Unavailable::Overloaded)),
+            },
+            false => None,
+        };
+        if ends_a_member && self.meta_index(&group, deadline).await.is_none() {
+            return Err(Error::unavailable(Unavailable::NoQuorum));
+        }
         if let MetaCommand::Replace { gone, name, .. } = &command
             && self.meta.load().nodes.contains_key(gone)
             && let Err(why) = self.may_be_replaced(*gone, REPLACED_AFTER).await

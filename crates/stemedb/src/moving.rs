@@ -112,10 +112,12 @@ async fn step_on(core: &Core, group: &Group, step: Step) -> Result<(), RaftError
         Step::Await(_) => Ok(()),
         Step::Learn(replica) => group.add_learner(replica).await,
         Step::Vote(voters) => {
-            // One that does not answer would only make the majority larger: it listens until it does.
+            // One that does not answer would only make the majority larger: it listens until it does. And
+            // those who are to vote must be a living majority, or this would be the last change.
             let before = group.members().voters;
             let mut new = voters.difference(&before);
-            if new.all(|id| answers(core, group, *id)) {
+            let living = voters.iter().filter(|id| answers(core, group, **id)).count();
+            if new.all(|id| answers(core, group, *id)) && living * 2 > voters.len() {
                 group.set_voters(voters).await
             } else {
                 Err(RaftError::NoQuorum)

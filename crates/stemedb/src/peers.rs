@@ -21,11 +21,12 @@ use crate::failover::decode_node;
 use crate::founding::{Description, Proposal, Verdict, judge};
 use crate::front::{Need, Op};
 use crate::identity::Identity;
-use crate::measured::{MEASURE, encode_measured};
+use crate::measured::encode_measured;
 use crate::wire::{
-    APPLIED, CALL, DESCRIBE, DISK, FORGOTTEN, FOUNDED, JOIN, KEY, LED, LOST, META, PING, PROPOSE,
-    Welcome, WireCall, WireMeta, decode_key_question, decode_level, decode_replica, decode_wait,
-    encode_bool, encode_index_option, encode_led, encode_meta_result, encode_op_result,
+    APPLIED, CALL, DESCRIBE, DISK, FORGOTTEN, FOUNDED, JOIN, KEY, LED, LOST, MEASURE, META, PING,
+    PROPOSE, Welcome, WireCall, WireMeta, decode_key_question, decode_level, decode_replica,
+    decode_wait, encode_bool, encode_index_option, encode_led, encode_meta_result,
+    encode_op_result,
 };
 use crate::{Error, Unavailable};
 

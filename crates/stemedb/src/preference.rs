@@ -21,6 +21,8 @@ use crate::core::{Core, Phase};
 
 /// How long a leader leads before it hands over to the one preferred.
 const LED_MIN: Duration = Duration::from_secs(10);
+/// Who lacks more entries than this is not preferred: nobody takes writes while it gets them.
+const LACKS_MAX_ENTRIES: u64 = 128;
 /// Between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a transfer is waited for; it is asked for again after [`LED_MIN`].
@@ -34,6 +36,8 @@ struct Candidate {
     is_draining: bool,
     /// It answers, has room and nearly all of the log.
     suits: bool,
+    /// It has all but a moment's entries.
+    is_close: bool,
 }
 
 /// Who should lead instead, if this node should not. Pure.
@@ -45,7 +49,8 @@ fn heir(own: NodeId, led_for: Duration, is_meta: bool, order: &[Candidate]) -> O
     }
     // Nobody prefers a leader of the meta group.
     let preferred = willing.next().filter(|_| !is_meta && led_for >= LED_MIN)?;
-    (preferred.node != own && preferred.suits).then_some(preferred.replica)
+    let fit = preferred.suits && preferred.is_close;
+    (preferred.node != own && fit).then_some(preferred.replica)
 }
 
 /// Looks until the node stops.
@@ -98,13 +103,15 @@ fn next(core: &Core, led: &mut LedSince) -> Option<(Group, ReplicaId)> {
             continue;
         }
         let Members { holders, voters, caught_up, settled, .. } = group.members();
+        let lacks = group.entries_behind();
         let replicas = state.layout.replicas(group.id()).unwrap_or_default();
         let candidate = |replica: ReplicaId| {
             let node = *holders.get(&replica)?;
             let room = core.disks.level_of(node) == Level::Open;
             let suits = room && core.is_up(node) && caught_up.contains(&replica);
             let suits = suits && node != core.node;
-            Some(Candidate { replica, node, is_draining: state.is_draining(node), suits })
+            let is_close = lacks.get(&replica).is_some_and(|lacks| *lacks <= LACKS_MAX_ENTRIES);
+            Some(Candidate { replica, node, is_draining: state.is_draining(node), suits, is_close })
         };
         let order: Vec<Candidate> = replicas
             .iter()
@@ -133,13 +140,14 @@ async fn hand_to(group: &Group, heir: ReplicaId) -> bool {
 mod tests {
     use super::*;
 
-    /// Voters 1, 2, …: `d` is drained, `x` does not suit, `.` does.
+    /// Voters 1, 2, …: `d` is drained, `x` does not suit, `-` is a little behind, `.` suits.
     fn order(voters: &str) -> Vec<Candidate> {
         let candidate = |(node, kind): (u64, char)| Candidate {
             replica: ReplicaId(100 + node),
             node: NodeId(node),
             is_draining: kind == 'd' || kind == 'D',
-            suits: kind == '.' || kind == 'd',
+            suits: kind == '.' || kind == 'd' || kind == '-',
+            is_close: kind != '-',
         };
         (1..).zip(voters.chars()).map(candidate).collect()
     }
@@ -155,6 +163,7 @@ mod tests {
         assert_eq!(asked(2, 9, "..."), None, "it leads for a moment only");
         assert_eq!(asked(1, 60, "x.."), None, "it is preferred itself");
         assert_eq!(asked(2, 60, "x.."), None, "the one preferred has to catch up");
+        assert_eq!(asked(2, 60, "-.."), None, "there is no hurry");
         assert_eq!(asked(3, 60, "d.."), Some(2), "the first is drained");
         assert_eq!(asked(2, 60, "d.."), None);
         assert_eq!(asked(2, 60, ""), None);
@@ -164,6 +173,7 @@ mod tests {
     fn a_drained_one_hands_over_at_once_to_whoever_suits() {
         assert_eq!(asked(1, 0, "Dx."), Some(3));
         assert_eq!(asked(3, 0, ".dD"), Some(1));
+        assert_eq!(asked(3, 0, "-.D"), Some(1), "it must go");
         assert_eq!(asked(1, 60, "Ddx"), None, "nobody suits");
         let meta = |own, voters| {
             heir(NodeId(own), Duration::from_secs(60), true, &order(voters)).map(|heir| heir.0)

@@ -39,9 +39,16 @@ pub(crate) async fn rebalance(core: &Core, meta: &Group, state: &MetaState) {
     let led = ask_leaders(core, state).await;
     let paused = state.paused_since_ms.is_some();
     metrics::gauge!("stemedb_rebalance_paused").set(f64::from(u8::from(paused)));
-    if let Some(id) = long_gone(core, state, &led).filter(|_| !paused) {
-        let removed = meta.write(MetaCommand::Remove { id, at_ms: now_ms() }.encode()).await;
-        tracing::warn!(node = %id, ?removed, "a member was away for too long: others take its place");
+    if !paused && long_gone(core, state, &led).is_some() {
+        // Judged again, alone, and by what is known by then.
+        let _alone = core.judging.lock().await;
+        if core.meta_index(meta, Instant::now() + ASK_TIMEOUT).await.is_none() {
+            return;
+        }
+        if let Some(id) = long_gone(core, &core.meta.load_full(), &led) {
+            let removed = meta.write(MetaCommand::Remove { id, at_ms: now_ms() }.encode()).await;
+            tracing::warn!(node = %id, ?removed, "a member was away for too long: others take its place");
+        }
         return;
     }
     // From where the groups are, where they can't get to the layout any more.
@@ -84,7 +91,10 @@ fn long_gone(core: &Core, state: &MetaState, led: &LedShards) -> Option<NodeId> 
     let factor = state.founding?.replication_factor;
     // No shard may get fewer voters for it.
     let spare = voters(members.saturating_sub(1), factor) == voters(members, factor);
-    let can_go = |node: &NodeId| can_go(&state.layout, led, *node, |other| core.is_up(other));
+    let can_go = |node: &NodeId| {
+        can_go(&state.layout, led, *node, |other| core.is_up(other))
+            && core.meta_goes_on_without(*node).is_ok()
+    };
     gone.copied().find(|node| spare && can_go(node))
 }
 
@@ -175,7 +185,7 @@ fn progress(layout: &Layout, shard: ShardId, led: Option<&Led>) -> Progress {
 }
 
 /// Asks every member which shards it leads, and who their members are. One that was cut off may
-/// say what was: a group that was as the layout says stays so until the layout changes.
+/// say what was: of a shard that two claim to lead nothing is known.
 pub(crate) async fn ask_leaders(core: &Core, state: &MetaState) -> LedShards {
     let deadline = Instant::now() + ASK_TIMEOUT;
     let asked = state.nodes.keys().map(|node| async move {
@@ -186,7 +196,16 @@ pub(crate) async fn ask_leaders(core: &Core, state: &MetaState) -> LedShards {
         answer.ok().and_then(|answer| decode_led(&answer).ok()).unwrap_or_default()
     });
     let answers = join_all(asked).await.into_iter().flatten();
-    answers.filter_map(|led| Some((led.group.shard()?, led))).collect()
+    let (mut shards, mut claimed) = (LedShards::new(), BTreeSet::new());
+    for led in answers {
+        let Some(shard) = led.group.shard() else { continue };
+        if !claimed.insert(shard) {
+            shards.remove(&shard);
+            continue;
+        }
+        shards.insert(shard, led);
+    }
+    shards
 }
 
 impl Core {
@@ -221,9 +240,26 @@ impl Core {
         let state = self.meta.load_full();
         let led = ask_leaders(self, &state).await;
         if can_go(&state.layout, &led, node, |other| self.is_up(other)) {
-            return Ok(());
+            return self.meta_goes_on_without(node);
         }
         Err("has what a shard needs that has no majority without it (quorum-lost)".to_owned())
+    }
+
+    /// Whether the meta group has a living majority without a member. The error says that it has not.
+    /// Only its leader can tell.
+    pub(crate) fn meta_goes_on_without(&self, node: NodeId) -> Result<(), String> {
+        let Ok(meta) = self.meta_group() else {
+            return Err("the meta group is not here".to_owned());
+        };
+        let Members { holders, voters, .. } = meta.members();
+        let lives = |id: &&ReplicaId| {
+            holders.get(*id).is_some_and(|other| *other != node && self.is_up(*other))
+        };
+        let counts = voters.iter().any(|id| holders.get(id) == Some(&node));
+        if !counts || voters.iter().filter(lives).count() * 2 > voters.len() {
+            return Ok(());
+        }
+        Err("the meta group has no living majority without it".to_owned())
     }
 
     /// Whether a node answers, as far as the link to it tells; this one does.

@@ -48,6 +48,7 @@ pub(crate) const FOUNDED: Kind = 42;
 pub(crate) const JOIN: Kind = 43;
 pub(crate) const PING: Kind = 50;
 pub(crate) const LOST: Kind = 51;
+pub(crate) const MEASURE: Kind = 52;
 
 const VERSION: u8 = 1;
 
@@ -469,6 +470,17 @@ mod tests {
     use super::*;
     use stemedb_machine::shard::{Condition, Fingerprint, IdempotencyKey};
     use stemedb_types::Key;
+
+    #[test]
+    fn no_two_questions_are_of_one_kind_and_none_is_of_rafts() {
+        let kinds = [
+            CALL, META, KEY, APPLIED, DISK, LED, FORGOTTEN, DESCRIBE, PROPOSE, FOUNDED, JOIN, PING,
+            LOST, MEASURE,
+        ];
+        let distinct: BTreeSet<Kind> = kinds.into();
+        assert_eq!(distinct.len(), kinds.len());
+        assert!(distinct.iter().all(|kind| *kind >= stemedb_raft::kinds::FIRST_OTHER));
+    }
 
     #[test]
     fn a_call_reads_back_with_its_key() {
