@@ -10,7 +10,8 @@ use crate::retry::Kind;
 use crate::send::{Ask, read_json};
 use crate::{Client, Error};
 
-/// To say twice what is to be is to say it once, so a command is sent again like a question.
+/// To say twice what is to be is to say it once, so a command is sent again like a question. (Not a
+/// removal: by the second time another node may be called so.)
 fn command(path: &str) -> Ask {
     Ask::new(Kind::Read, Method::POST, path)
 }
@@ -55,7 +56,8 @@ impl Client {
     /// Does without a member, by id or name, for good. Refused unless it holds nothing, or is silent
     /// and can be spared.
     pub async fn remove_member(&self, member: &str) -> Result<MemberChange, Error> {
-        self.send_json(command(&format!("{}/remove", of_member(member)?))).await
+        let path = format!("{}/remove", of_member(member)?);
+        self.send_json(Ask::new(Kind::Admin, Method::POST, path)).await
     }
 
     /// Lets no shard begin to move, or, without `on`, lets them again.

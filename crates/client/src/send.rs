@@ -120,7 +120,11 @@ impl Client {
             tries += 1;
             let missed = match self.send_once(&ask).await {
                 Ok(reply) => match (judge(ask.kind, Try::Answered(reply.status)), doubt) {
-                    (Verdict::Take, Some(detail)) if !settles(reply.status) => {
+                    // Only our own words settle a doubt: a page of something in between knows nothing.
+                    (Verdict::Take, Some(detail))
+                        if !settles(reply.status)
+                            || (reply.status >= 300 && reply.problem().is_none()) =>
+                    {
                         let last = Missed::by(&reply).detail;
                         let detail = format!("{detail}; sent again: {last}");
                         return Err(Error::Unknown { detail });
@@ -130,8 +134,11 @@ impl Client {
                         return take(ask.kind, reply);
                     }
                     (_, known) => {
-                        doubt = known;
-                        Missed::by(&reply)
+                        // As does one that is in between, and says 503 of what it had sent on.
+                        let foreign = ask.kind == Kind::Write && reply.problem().is_none();
+                        let missed = Missed::by(&reply);
+                        doubt = known.or_else(|| foreign.then(|| missed.detail.clone()));
+                        missed
                     }
                 },
                 Err(missed) => missed,

@@ -285,6 +285,11 @@ impl Group {
         self.id
     }
 
+    /// Whether it stops: what is read of its rows from here on may be no more than what is left of them.
+    pub fn is_closing(&self) -> bool {
+        self.closing.is_said()
+    }
+
     /// Which replica of it.
     pub fn replica(&self) -> ReplicaId {
         self.replica

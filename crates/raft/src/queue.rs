@@ -199,7 +199,9 @@ pub(crate) async fn confirm_reads(raft: Raft, mut queue: mpsc::Receiver<Reader>,
             round.push(more);
         }
         if rounds.leases.are_on() {
-            serve_by_lease(&raft, &rounds, &mut round).await;
+            // What is not served in time is still in the round.
+            let serving = serve_by_lease(&raft, &rounds, &mut round);
+            let _ = tokio::time::timeout(ROUND_TIMEOUT, serving).await;
         }
         if round.is_empty() {
             continue;

@@ -194,16 +194,16 @@ impl Group {
     fn acknowledged_ago(&self) -> Option<Duration> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let mut voters = metrics.membership_config.membership().voter_ids();
-        if voters.next() == Some(self.replica().0) && voters.next().is_none() {
-            // Nobody else acknowledges anything.
-            return (metrics.state == ServerState::Leader).then_some(Duration::ZERO);
-        }
         let committed = metrics.cluster_committed?;
         let own = committed.committed_leader_id().term == metrics.current_term;
         let all = metrics.last_applied.is_some_and(|applied| applied.index() >= committed.index());
         if metrics.state != ServerState::Leader || !own || !all {
             return None;
+        }
+        let mut voters = metrics.membership_config.membership().voter_ids();
+        if voters.next() == Some(self.replica().0) && voters.next().is_none() {
+            // Nobody else acknowledges anything.
+            return Some(Duration::ZERO);
         }
         metrics.last_quorum_acked.map(|acked| acked.elapsed())
     }

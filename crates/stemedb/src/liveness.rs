@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use stemedb_raft::Evidence;
-use stemedb_rpc::{Down, Envelope, Error as RpcError, Lane, Link, Plane};
+use stemedb_rpc::{Down, Envelope, Error as RpcError, Lane, Link, NotSent, Plane};
 use stemedb_types::{GroupId, NodeId, ReplicaId};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -163,7 +163,9 @@ async fn watch_peer(plane: Arc<Plane>, liveness: Liveness, node: NodeId) {
                 link = plane.link(node);
             },
             () = answer.1.notified() => silence.misses = 0,
-            now = ticks.tick() => {
+            // Its own moment is when it was due: only the clock tells that this node stood still.
+            _ = ticks.tick() => {
+                let now = Instant::now();
                 silence.ask(now, answer.0.swap(false, Ordering::Relaxed));
                 ping(&plane, node, now, &answer);
             }
@@ -177,8 +179,10 @@ fn ping(plane: &Plane, node: NodeId, now: Instant, answer: &Arc<(AtomicBool, Not
     let message = Envelope { group, from: nobody, to: nobody, kind: PING, payload };
     let answer = answer.clone();
     let heard = move |said| {
-        // One that does not know what a ping is has answered, too.
-        if matches!(said, Ok(_) | Err(RpcError::Refused(_))) {
+        // One that does not know what a ping is has answered, too; and that our own queue is full says
+        // nothing of the peer.
+        if matches!(said, Ok(_) | Err(RpcError::Refused(_) | RpcError::NotSent(NotSent::QueueFull)))
+        {
             answer.0.store(true, Ordering::Relaxed);
             answer.1.notify_one();
         }

@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::call::{Tried, left_ms};
-use crate::core::Core;
+use crate::core::{Core, locked};
 use crate::damage::{Finding, Findings};
 use crate::execute::{Sink, failed};
 use crate::front::{Admission, Answered, Consistency, Door, Op, OpAnswer, Served};
@@ -75,14 +75,20 @@ impl Question {
     fn look(&self, findings: &Findings) -> Result<ReadAnswer, Error> {
         let Self { group, project, bucket, read: question } = self;
         let found = read(&group.applied().store(), *project, bucket, question);
-        found.map_err(|error| self.not_read(error, findings))
+        let found = found.map_err(|error| self.not_read(error, findings));
+        self.unless_closing(found)
     }
 
     /// How far the bucket is here.
     fn revision(&self, findings: &Findings) -> Result<Revision, Error> {
         let found = self.group.applied().store().bucket(self.project, &self.bucket);
         let state = found.map_err(|error| self.not_read(error, findings))?;
-        Ok(state.map_or(Revision(0), |state| state.revision))
+        self.unless_closing(Ok(state.map_or(Revision(0), |state| state.revision)))
+    }
+
+    /// A replica that leaves is closed, then its rows go: what was read meanwhile may be a part of them.
+    fn unless_closing<T>(&self, found: Result<T, Error>) -> Result<T, Error> {
+        if self.group.is_closing() { Err(Error::NotOwner { owner: None }) } else { found }
     }
 
     fn not_read(&self, error: MachineError, findings: &Findings) -> Error {
@@ -255,6 +261,10 @@ impl Core {
     /// did not come so far and the door sends on.
     pub(crate) async fn try_as_a_follower(&self, asked: &Asked<'_>, read: &Read) -> Option<Tried> {
         let group = self.groups.get(asked.shard.group())?;
+        // One that has far to go would only keep the caller waiting.
+        if asked.door == Door::Gateway && !locked(&self.caught_up).contains(&group.id()) {
+            return None;
+        }
         let leads = match *group.leadership().borrow() {
             Leadership::Here => return None,
             Leadership::There(_) => true,
