@@ -30,6 +30,7 @@
 //! | `members` | who is a member of a group, and how that changes |
 //! | `queue` | commands and reads that wait together travel together |
 //! | `damage` | what a replica found damaged of its own, and what its marks say it lost |
+//! | `survivor` | offline: a replica that goes on as the only member of its group |
 //! | `groups` | all replicas of a node, by group |
 //! | `runtime`, `transport` | the seams: tasks, threads and chance; the network |
 //!
@@ -66,6 +67,7 @@ pub mod runtime;
 mod sending;
 mod snapshot;
 mod space;
+mod survivor;
 mod synced;
 mod taking;
 mod transport;
@@ -89,6 +91,7 @@ pub use replay::Replay;
 pub use space::{Level, Space};
 /// The node's log, which the façade opens and the groups share.
 pub use stemedb_wal as wal;
+pub use survivor::{Remains, Survivor};
 pub use transport::Transport;
 
 /// What a replicated command gave.

@@ -24,6 +24,7 @@ mod tests;
 pub use apply::{MetaAnswer, apply};
 pub use command::{IfExists, MetaCommand, NewKey};
 pub use record::{
-    ApiKey, Founding, GoneNode, KeyHash, MetaRecord, Node, NodeAddresses, Project, RecordName, Role,
+    ApiKey, Founding, GoneNode, KeyHash, MetaRecord, Node, NodeAddresses, Project, RecordName,
+    Recovery, Role,
 };
 pub use state::MetaState;
