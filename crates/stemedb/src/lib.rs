@@ -18,8 +18,10 @@
 //! | `identity` | who the node is, on both volumes |
 //! | `founding` | how a cluster comes to be, exactly once (pure) |
 //! | `entering` | blank → founded or joined |
+//! | `aside` | a lost volume, a removed node: the old data out of the way, and a new node |
 //! | `life` | what a member does, from its start to its end |
 //! | `moving`, `rebalance` | brings groups to the layout; has the layout follow the members |
+//! | `heal` | damaged replicas come back from their peers |
 //! | `handover` | gives leaderships away |
 //! | `reconcile` | layout, what is held and what is set aside → which groups to open and close (pure) |
 //! | `replicas` | opens, begins and leaves the replicas of this node |
@@ -33,15 +35,17 @@
 //! | `meta_call` | commands for the cluster |
 //! | `peers`, `wire` | what nodes ask each other, and its bytes |
 //! | `scrub` | reads everything on disk once in a while, and checks it |
+//! | `lost`, `recover` | the disks of a majority are gone: said, and gone on from by a person |
 //! | `check` | the directories of a node that does not run: faults, and what can be mended |
 //! | `disk` | free bytes → what a volume can still take (pure) |
 //! | `volumes` | looks at the volumes, tells peers, keeps out what there is no room for |
 //! | `status`, `monitor` | what a node says of itself |
 //!
-//! Left out until their parts: nodes that leave, failover by evidence, session
-//! and stale reads, `Idempotency-Key`, quotas and limits, draining without a lost call.
+//! Left out until their parts: failover by evidence, session
+//! and stale reads, `Idempotency-Key`, quotas and limits.
 
 mod admit;
+mod aside;
 mod auth;
 mod bucket;
 mod call;
@@ -56,9 +60,11 @@ mod founding;
 mod framed;
 mod front;
 mod handover;
+mod heal;
 mod held;
 mod identity;
 mod life;
+mod lost;
 mod meta_call;
 mod monitor;
 mod moving;
@@ -68,6 +74,7 @@ mod peers;
 mod quarantine;
 mod rebalance;
 mod reconcile;
+pub mod recover;
 mod replace_file;
 mod replicas;
 mod router;

@@ -78,6 +78,9 @@ pub struct NodeOptions {
     pub scrub_period: Duration,
     /// How long a member may be away until it is removed and another takes its place, if one can.
     pub replace_after: Duration,
+    /// Whether this node, while it is the meta leader, has damaged replicas replaced by new ones from
+    /// their peers. Off: they stay set aside, for a person to look at first.
+    pub replaces_damaged: bool,
     /// No write is taken, and no entry of a leader, while the log holds this many such bytes: what
     /// a start has to replay stays below 1 GiB. Never less than 3.5 times `live_log_bytes_max`.
     pub log_stop_bytes: u64,
@@ -110,6 +113,7 @@ impl NodeOptions {
             live_log_bytes_max: 256 << 20,
             scrub_period: Duration::from_secs(24 * 3600),
             replace_after: Duration::from_secs(5 * 60),
+            replaces_damaged: true,
             log_stop_bytes: 896 << 20,
             disk_reserve_bytes: None,
         }
@@ -122,6 +126,10 @@ pub enum Fatal {
     /// A disk failed, or what it holds does not check: another start reads it anew.
     #[error("{0}")]
     Disk(String),
+    /// Its cluster gave its place to others while it was away. Another start sets its data aside and
+    /// joins as a new node.
+    #[error("{0}")]
+    Removed(String),
     /// It was told something that can't be: another start with the same settings ends the same.
     #[error("{0}")]
     Setting(String),

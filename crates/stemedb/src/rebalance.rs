@@ -28,19 +28,24 @@ use tokio::time::Instant;
 
 use crate::core::{Core, now_ms};
 use crate::front::MemberState;
+use crate::heal::{Aside, ask_who_set_aside, heal};
 use crate::wire::{LED, Led, decode_led};
 
 /// Shards that change their replicas at once.
-const MOVING_MAX: usize = 2;
+pub(crate) const MOVING_MAX: usize = 2;
 /// How long a node has to say what it leads.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Commits the next epoch if there is to be one.
 pub(crate) async fn rebalance(core: &Core, meta: &Group, state: &MetaState) {
-    let led = ask_leaders(core, state).await;
-    if let Some(id) = long_gone(core, state, &led) {
+    let (led, aside) = tokio::join!(ask_leaders(core, state), ask_who_set_aside(core, state));
+    if let Some(id) = long_gone(core, state, &led, &aside) {
         let removed = meta.write(MetaCommand::Remove { id, at_ms: now_ms() }.encode()).await;
         tracing::warn!(node = %id, ?removed, "a member was away for too long: others take its place");
+        return;
+    }
+    // Before anything moves: it is a copy of what a shard lacks.
+    if heal(core, meta, state, &led, aside).await {
         return;
     }
     // From where the groups are, where they can't get to the layout any more.
@@ -63,28 +68,36 @@ pub(crate) async fn rebalance(core: &Core, meta: &Group, state: &MetaState) {
 }
 
 /// What the leaders of shards said, by shard.
-type LedShards = BTreeMap<ShardId, Led>;
+pub(crate) type LedShards = BTreeMap<ShardId, Led>;
 
 /// A member that has been away for too long, and can be done without.
-fn long_gone(core: &Core, state: &MetaState, led: &LedShards) -> Option<NodeId> {
+fn long_gone(core: &Core, state: &MetaState, led: &LedShards, aside: &[Aside]) -> Option<NodeId> {
     let gone = state.nodes.keys().filter(|node| core.is_away(**node, core.replace_after));
     let members = state.nodes.len();
     let factor = state.founding?.replication_factor;
     // No shard may get fewer voters for it.
     let spare = voters(members.saturating_sub(1), factor) == voters(members, factor);
-    let can_go = |node: &NodeId| can_go(&state.layout, led, *node, |other| core.is_up(other));
+    let can_go =
+        |node: &NodeId| can_go(&state.layout, led, aside, *node, |other| core.is_up(other));
     gone.copied().find(|node| spare && can_go(node))
 }
 
 /// Whether every shard goes on without a member: each one is led, and those that count on that
-/// member, by the layout or by their real voters, have a living majority without it. (Of a shard
-/// that nobody leads it can't be told who its voters are.) Pure.
-fn can_go(layout: &Layout, led: &LedShards, node: NodeId, is_up: impl Fn(NodeId) -> bool) -> bool {
+/// member, by the layout or by their real voters, have a living majority without it, of replicas that
+/// are not set aside. (Of a shard that nobody leads it can't be told who its voters are.) Pure.
+fn can_go(
+    layout: &Layout,
+    led: &LedShards,
+    aside: &[Aside],
+    node: NodeId,
+    is_up: impl Fn(NodeId) -> bool,
+) -> bool {
     layout.shards.iter().enumerate().all(|(number, shard)| {
         let Some(led) = led.get(&ShardId(number as u16)) else { return false };
         let counts_on = shard.on(node).is_some() || led.holders.values().any(|held| *held == node);
         let lives = |replica: &&ReplicaId| {
-            led.holders.get(replica).is_some_and(|other| *other != node && is_up(*other))
+            let sound = aside.iter().all(|(_, _, damaged)| damaged != *replica);
+            sound && led.holders.get(replica).is_some_and(|other| *other != node && is_up(*other))
         };
         !counts_on || led.voters.iter().filter(lives).count() * 2 > led.voters.len()
     })
@@ -135,7 +148,7 @@ fn goal_of(state: &MetaState, layout: &Layout) -> Option<Plan> {
 }
 
 /// How far a shard's group has come to a layout, by what its leader said.
-fn progress(layout: &Layout, shard: ShardId, led: Option<&Led>) -> Progress {
+pub(crate) fn progress(layout: &Layout, shard: ShardId, led: Option<&Led>) -> Progress {
     let Some(led) = led else { return Progress::Unknown };
     let given = layout.shards.get(usize::from(shard.0)).map(|shard| &shard.replicas);
     let given: BTreeSet<ReplicaId> =
@@ -193,8 +206,8 @@ impl Core {
             return Err("answers, or did a moment ago".to_owned());
         }
         let state = self.meta.load_full();
-        let led = ask_leaders(self, &state).await;
-        if can_go(&state.layout, &led, node, |other| self.is_up(other)) {
+        let (led, aside) = tokio::join!(ask_leaders(self, &state), ask_who_set_aside(self, &state));
+        if can_go(&state.layout, &led, &aside, node, |other| self.is_up(other)) {
             return Ok(());
         }
         Err("has what a shard needs that has no majority without it (quorum-lost)".to_owned())
@@ -241,8 +254,15 @@ mod tests {
         let given = layout(&[&[1, 2, 3], &[2, 3, 4], &[1, 2, 4]]);
         let in_place = || [&[1, 2, 3][..], &[2, 3, 4], &[1, 2, 4]].map(|v| Some(led(v, &[])));
         let can_go = |led: &LedShards, node: u64, down: &[u64]| {
-            can_go(&given, led, NodeId(node), |other| !down.contains(&other.0))
+            can_go(&given, led, &[], NodeId(node), |other| !down.contains(&other.0))
         };
+        let aside = [(NodeId(2), stemedb_types::GroupId(2), ReplicaId(102))];
+        let all_up = |_| true;
+        assert!(self::can_go(&given, &shards(in_place()), &aside, NodeId(9), all_up));
+        assert!(
+            !self::can_go(&given, &shards(in_place()), &aside, NodeId(4), all_up),
+            "of a shard's three voters one is damaged, and it would be the other that goes"
+        );
         assert!(can_go(&shards(in_place()), 4, &[4]));
         assert!(!can_go(&shards(in_place()), 4, &[4, 2]), "a shard has one living voter of three");
         let [first, second, _] = in_place();

@@ -8,3 +8,4 @@ pub(crate) mod health;
 pub(crate) mod ingest;
 pub(crate) mod keys;
 pub(crate) mod kv;
+pub(crate) mod recover;

@@ -64,6 +64,7 @@ pub(crate) struct Settings {
     pub(crate) scrub_period: Duration,
     /// How long a member may be away.
     pub(crate) replace_after: Duration,
+    pub(crate) drain_grace: Duration,
     pub(crate) log: String,
 }
 
@@ -130,6 +131,7 @@ pub(crate) fn check(effective: &Effective, machine: &impl Machine) -> Result<Set
         live_log_bytes_max: from.bytes("live-log-bytes-max")?,
         scrub_period: from.period("scrub-period")?,
         replace_after: from.replace_after()?,
+        drain_grace: from.period("drain-grace")?,
         log: from.text("log")?.unwrap_or_default(),
     };
     from.switch("unsafe-skip-signatures").and_then(|skip| rules(&settings, skip))?;

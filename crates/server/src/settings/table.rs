@@ -184,6 +184,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How long a node may be away until another takes its place, if one can",
     ),
     setting(
+        "drain-grace",
+        Kind::Period,
+        Some("5s"),
+        "How long a node that was asked to end serves on once others lead what it led; 0s: not at all",
+    ),
+    setting(
         "log",
         Kind::Text,
         Some("info"),

@@ -271,6 +271,7 @@ fn config_show_masks_secrets_and_names_sources() {
             "live-log-bytes-max = 256MiB (default)",
             "scrub-period = 24h (default)",
             "replace-after = 5m (default)",
+            "drain-grace = 5s (default)",
             "log = warn (env STEMEDB_LOG)",
         ]
     );
@@ -335,6 +336,16 @@ fn a_node_may_be_away_for_as_long_as_a_restart_takes() {
     assert_eq!(after("90s").unwrap().as_secs(), 90);
     let refused = format!("{:?}", after("9s").unwrap_err());
     assert!(refused.contains("9s is less than 10s"), "{refused}");
+}
+
+#[test]
+fn a_node_that_ends_serves_on_for_a_while_or_not_at_all() {
+    let grace =
+        |text| settings(&[], &[("STEMEDB_DRAIN_GRACE", text)]).map(|s| s.drain_grace.as_secs());
+    assert_eq!(settings(&[], &[]).unwrap().drain_grace.as_secs(), 5);
+    assert_eq!((grace("0s").unwrap(), grace("1m").unwrap()), (0, 60));
+    let refused = format!("{:?}", grace("soon").unwrap_err());
+    assert!(refused.contains("is not a time like"), "{refused}");
 }
 
 #[test]
