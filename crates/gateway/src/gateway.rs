@@ -16,6 +16,7 @@ use stemedb::{Admission, Door, Error, Front, Need};
 use stemedb_api::header;
 use stemedb_api::health::{Limits, URI_BYTES_MAX};
 use stemedb_types::ProjectName;
+use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
 use crate::meter::Meter;
@@ -40,6 +41,7 @@ pub(crate) struct Inner {
     node_name: HeaderValue,
     meter: Meter,
     draining: AtomicBool,
+    hurried: CancellationToken,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -59,6 +61,7 @@ impl Gateway {
             limits: Limits::new(deadline_ms),
             meter: Meter::new(),
             draining: AtomicBool::new(false),
+            hurried: CancellationToken::new(),
             front,
             options,
         }))
@@ -76,6 +79,17 @@ impl Gateway {
     /// From now on every HTTP/1.1 answer says `Connection: close`. There is no way back.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// No door waits for anything any more: once it is told to close, it is closed, and requests under
+    /// way are cut off.
+    pub fn hurry(&self) {
+        self.0.hurried.cancel();
+    }
+
+    /// Ends once [`Gateway::hurry`] was called.
+    pub async fn hurried(&self) {
+        self.0.hurried.cancelled().await;
     }
 
     pub(crate) fn is_draining(&self) -> bool {

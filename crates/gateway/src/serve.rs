@@ -11,7 +11,7 @@
 //! idle connection is left alone: to close it could meet a request on its way.
 //! Then nothing more is accepted, idle connections are closed, and requests
 //! still under way have one [`crate::Options::deadline`] to end before they are
-//! cut off.
+//! cut off. Who is in a hurry ([`Gateway::hurry`]) has it all at once.
 //!
 //! Left out, with the cost: a caller that does not read its answer is not timed
 //! out, so it holds one connection and at most one page of memory until it goes.
@@ -78,7 +78,11 @@ impl Gateway {
         drop(listener);
         phases.closed.cancel();
         connections.close();
-        if tokio::time::timeout(options.deadline, connections.wait()).await.is_err() {
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(options.deadline, connections.wait()) => ended.is_ok(),
+            () = self.hurried() => false,
+        };
+        if !ended {
             tracing::warn!(left = connections.len(), "requests are cut off at shutdown");
             phases.cut_off.cancel();
             connections.wait().await;
@@ -89,7 +93,10 @@ impl Gateway {
     async fn drained(&self, shutdown: &CancellationToken) {
         shutdown.cancelled().await;
         self.drain();
-        tokio::time::sleep(self.options().drain).await;
+        tokio::select! {
+            () = tokio::time::sleep(self.options().drain) => {}
+            () = self.hurried() => {}
+        }
     }
 
     /// One connection, to its end.

@@ -180,6 +180,11 @@ impl Applier {
         self.applied.store().id()
     }
 
+    /// The newest members among what is applied.
+    pub(crate) fn membership(&self) -> &StoredMembership {
+        &self.membership
+    }
+
     /// The index of the last entry that is applied.
     pub(crate) fn last_index(&self) -> Option<u64> {
         self.last.as_ref().map(|last| last.index())

@@ -35,6 +35,7 @@
 //! | `reading` | reads at any replica, and how old what it has may be |
 //! | `lease`, `clock` | reads without a round, and the time that takes |
 //! | `damage` | what a replica found damaged of its own, and what its marks say it lost |
+//! | `survivor` | offline: a replica that goes on as the only member of its group |
 //! | `groups` | all replicas of a node, by group |
 //! | `runtime`, `transport` | the seams: tasks, threads and chance; the network |
 //!
@@ -74,6 +75,7 @@ pub mod runtime;
 mod sending;
 mod snapshot;
 mod space;
+mod survivor;
 mod synced;
 mod taking;
 mod transport;
@@ -100,6 +102,7 @@ pub use replay::Replay;
 pub use space::{Level, Space};
 /// The node's log, which the façade opens and the groups share.
 pub use stemedb_wal as wal;
+pub use survivor::{Remains, Survivor};
 pub use transport::Transport;
 
 /// What a replicated command gave.

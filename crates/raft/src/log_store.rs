@@ -34,7 +34,7 @@ use crate::space::Space;
 use crate::synced::Synced;
 use crate::types::{Config, Entry, LogId, Vote, log_id};
 
-const MARK_VOTE: u8 = 1;
+pub(crate) const MARK_VOTE: u8 = 1;
 pub(crate) const MARK_COMMITTED: u8 = 2;
 /// Which generation of the store's rows the log goes with.
 pub(crate) const MARK_GENERATION: u8 = 3;

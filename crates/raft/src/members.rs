@@ -115,6 +115,12 @@ impl Group {
         gone.map(|_| ()).map_err(changed)
     }
 
+    /// From now on this replica does not stand for election because its leader is silent, for as
+    /// long as it runs. It votes, and leads if it leads or is asked to take over.
+    pub fn stand_aside(&self) {
+        self.raft.runtime_config().elect(false);
+    }
+
     /// Asks another replica to take over. Returns once it was asked.
     pub async fn transfer_leadership(&self, to: ReplicaId) -> Result<(), Error> {
         let stopped = |fatal: &dyn std::fmt::Display| Error::Stopped(fatal.to_string());

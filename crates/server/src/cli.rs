@@ -51,6 +51,8 @@ enum Command {
     Config(ConfigCommand),
     /// Look at the disks of a stopped node: exit code 0, or 1 if anything is wrong
     Check(CheckArgs),
+    /// Go on with what this stopped node has, after the disks of a majority were lost
+    Recover(RecoverArgs),
     /// Ask a node whether it is ready: exit code 0 or 4
     Healthcheck(HealthArgs),
 }
@@ -385,6 +387,23 @@ pub(crate) struct CheckArgs {
     pub(crate) output: Output,
 }
 
+/// The directories of the node that goes on.
+#[derive(Args, Debug)]
+pub(crate) struct RecoverArgs {
+    /// The log's directory
+    #[arg(long, value_name = "PATH", env = "STEMEDB_WAL_DIR")]
+    pub(crate) wal_dir: PathBuf,
+    /// The store's directory
+    #[arg(long, value_name = "PATH", env = "STEMEDB_DB_DIR")]
+    pub(crate) db_dir: PathBuf,
+    /// Do it: what only other nodes had is given up for good. Without it, only say what there is
+    #[arg(long)]
+    pub(crate) accept_data_loss: bool,
+    /// Tables for people, JSON for programs
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
 /// Which node to ask.
 #[derive(Args, Debug)]
 pub(crate) struct HealthArgs {
@@ -399,6 +418,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(args),
         Command::Config(command) => commands::config::run(command),
         Command::Check(args) => commands::check::run(&args),
+        Command::Recover(args) => commands::recover::run(&args),
         other => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.map_err(Failure::error)?.block_on(run_client(other))
@@ -417,7 +437,7 @@ async fn run_client(command: Command) -> Result<(), Failure> {
         Command::Keys(command) => commands::keys::run(command).await,
         Command::Healthcheck(args) => commands::health::run(args).await,
         // These need no runtime of this kind; `run` has taken them.
-        Command::Serve(_) | Command::Config(_) | Command::Check(_) => Ok(()),
+        Command::Serve(_) | Command::Config(_) | Command::Check(_) | Command::Recover(_) => Ok(()),
     }
 }
 

@@ -17,6 +17,7 @@ mod cli;
 mod commands;
 mod dev;
 mod doorstep;
+mod ending;
 mod endpoint;
 mod exit;
 mod ingest;

@@ -3,12 +3,8 @@
 //! Ports are bound before a disk is touched, so a second node on this machine
 //! fails with the port's name. Then the two doors open, to show how far the start is
 //! ([`crate::doorstep`]), and the node starts behind them.
-//! It ends in one of three ways: SIGTERM or Ctrl-C closes the doors gently and
-//! then the node; a failed disk shows why for a minute and ends with 74, for a
-//! supervisor to start it again; and a door that can't open never lets it
-//! begin.
+//! How it ends is in [`crate::ending`]; a door that can't open never lets it begin.
 
-use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -18,22 +14,17 @@ use stemedb::meta::NodeAddresses;
 use stemedb::{Auth, Credential, Door, Fatal, Gossip, Node, NodeOptions, StartError, bind_gossip};
 use stemedb_gateway::{Gateway, Options, RenderMetrics};
 use tokio::net::lookup_host;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::cli::ServeArgs;
 use crate::commands::config::gather;
 use crate::doorstep::Doorstep;
+use crate::ending::{self, Asked, Reason};
 use crate::exit::{DISK, ERROR, Failure};
 use crate::settings::{Settings, SystemFiles, check, host_port};
 use crate::{metrics_help, telemetry};
 
-/// How long a node that can't write any more shows why, before it ends.
-const FATAL_SHOWN: Duration = Duration::from_secs(60);
-/// How long a node has to come to rest once its doors are closed.
-const SHUTDOWN_MAX: Duration = Duration::from_secs(15);
 /// Bytes of chance in a key.
 const KEY_BYTES: usize = 24;
 
@@ -57,32 +48,49 @@ async fn serve(settings: Settings, until_stdin_ends: bool) -> Result<(), Failure
     let (render, upkeep) = telemetry::collect_metrics()?;
     metrics_help::build_info();
     let upkeep = tokio::spawn(upkeep);
-    let doors = Doors::bind(&settings)?;
+    let mut asked = None;
+    let ended = loop {
+        match live(&settings, &render, until_stdin_ends, &mut asked).await {
+            Ok(Reason::Removed) => tracing::warn!("starting again, as a new node"),
+            Ok(Reason::Asked) => break Ok(()),
+            Ok(Reason::Failed(failure)) | Err(failure) => break Err(failure),
+        }
+    };
+    upkeep.abort();
+    ended
+}
+
+/// One node, from its start to its end.
+async fn live(
+    settings: &Settings,
+    render: &RenderMetrics,
+    until_stdin_ends: bool,
+    asked: &mut Option<Asked>,
+) -> Result<Reason, Failure> {
+    let doors = Doors::bind(settings)?;
     let doorstep = Doorstep::new(&settings.node_name);
     let closing = CancellationToken::new();
-    let served = doors.open(doorstep.clone(), render, until_stdin_ends, &closing);
-    let node = start_node(&settings).await?;
+    // No load balancer stands before a node of `dev`.
+    let grace = if until_stdin_ends { Duration::ZERO } else { settings.drain_grace };
+    let (gateway, served) = doors.open(doorstep.clone(), render.clone(), grace, &closing);
+    let node = start_node(settings).await?;
     doorstep.fill(node.clone());
     tracing::info!(node = %node.id(), name = %settings.node_name, http = %settings.bind_addr,
         gateway = %settings.gateway_addr, "serving");
-    let result = end(&node, until_stdin_ends).await;
-    closing.cancel();
-    served.await;
-    // Whatever ended it: a thread that still uses the store while the process ends makes it end
-    // by a signal, and with another code. A disk that hangs is not waited for.
-    if tokio::time::timeout(SHUTDOWN_MAX, node.shutdown()).await.is_err() {
-        tracing::warn!("the node did not come to rest");
-    }
-    upkeep.abort();
+    let asked = match asked {
+        Some(asked) => asked,
+        // Before that a signal ends the process by itself.
+        none => none.insert(Asked::listen(until_stdin_ends)?),
+    };
+    let reason = ending::reason(&node, asked).await;
+    let hands_over = matches!(reason, Reason::Asked);
+    ending::close(&node, &gateway, &closing, served, hands_over, asked).await;
     // A disk that failed on the way down: a supervisor that hears of success would not look.
     let failed = node.fatal().borrow().clone();
-    result.and(failed.map_or(Ok(()), |fatal| Err(failure(fatal))))
-}
-
-fn failure(fatal: Fatal) -> Failure {
-    match fatal {
-        Fatal::Setting(reason) => Failure::new(ERROR, reason),
-        Fatal::Disk(reason) => Failure::new(DISK, reason),
+    match (reason, failed) {
+        (Reason::Asked, Some(Fatal::Setting(cause))) => Err(Failure::new(ERROR, cause)),
+        (Reason::Asked, Some(Fatal::Disk(cause))) => Err(Failure::new(DISK, cause)),
+        (reason, _) => Ok(reason),
     }
 }
 
@@ -104,36 +112,34 @@ impl Doors {
         })
     }
 
-    /// Serves both until `closing`; what comes back ends when both have closed.
+    /// Serves both until `closing`, and then for `grace`; what comes back ends when both have closed.
     fn open(
         self,
         front: Doorstep,
         metrics: RenderMetrics,
-        in_haste: bool,
+        grace: Duration,
         closing: &CancellationToken,
-    ) -> impl Future<Output = ()> {
-        let mut options = Options {
+    ) -> (Gateway, impl Future<Output = ()> + use<>) {
+        let options = Options {
             metrics,
+            drain: grace,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..Options::default()
         };
-        if in_haste {
-            // No load balancer stands before a node of `dev`.
-            options.drain = Duration::ZERO;
-        }
         let gateway = Gateway::new(Arc::new(front), options);
         let door = |listener, door| {
             let (gateway, closing) = (gateway.clone(), closing.clone());
             tokio::spawn(async move { gateway.serve(listener, door, closing).await })
         };
         let (own, public) = (door(self.own, Door::Own), door(self.gateway, Door::Gateway));
-        async move {
+        let served = async move {
             for served in [own, public] {
                 if let Err(error) = served.await {
                     tracing::error!(%error, "a door ended by itself");
                 }
             }
-        }
+        };
+        (gateway, served)
     }
 }
 
@@ -144,51 +150,6 @@ fn bind(address: SocketAddr, what: &str) -> Result<TcpListener, Failure> {
         Ok(listener)
     });
     bound.map_err(|error| Failure::new(ERROR, format!("the {what} port {address}: {error}")))
-}
-
-/// Waits for a reason to end: `Ok` if someone wants it, else why it must.
-async fn end(node: &Node, until_stdin_ends: bool) -> Result<(), Failure> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::error)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::error)?;
-    let mut fatal = node.fatal();
-    let stdin_ended = stdin_ended(until_stdin_ends);
-    let asked = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            () = stdin_ended.notified() => {}
-        }
-    };
-    tokio::pin!(asked);
-    let reason = tokio::select! {
-        () = &mut asked => return Ok(()),
-        reason = fatal.wait_for(Option::is_some) => match reason {
-            Ok(reason) => match reason.clone() {
-                Some(Fatal::Setting(reason)) => return Err(Failure::new(ERROR, reason)),
-                Some(Fatal::Disk(reason)) => reason,
-                None => String::new(),
-            },
-            // The node is gone without a word, which only a bug does.
-            Err(error) => error.to_string(),
-        },
-    };
-    tracing::error!(%reason, "this node writes nothing more and ends in a minute");
-    let _ = tokio::time::timeout(FATAL_SHOWN, asked).await;
-    Err(Failure::new(DISK, reason))
-}
-
-/// Rings when standard input has ended; never, if that does not matter.
-fn stdin_ended(matters: bool) -> Arc<Notify> {
-    let ended = Arc::new(Notify::new());
-    if matters {
-        let bell = ended.clone();
-        tokio::task::spawn_blocking(move || {
-            let mut scrap = [0; 256];
-            while matches!(std::io::stdin().lock().read(&mut scrap), Ok(count) if count > 0) {}
-            bell.notify_one();
-        });
-    }
-    ended
 }
 
 /// Starts the node that the settings describe.

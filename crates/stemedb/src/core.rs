@@ -24,9 +24,12 @@ use crate::admit::Lookups;
 use crate::damage::Findings;
 use crate::disk::Living;
 use crate::founding::Description;
+use crate::handover::GoingDown;
+use crate::heal::Repairs;
 use crate::held::Held;
 use crate::identity::IdentityFiles;
 use crate::liveness::Liveness;
+use crate::lost::LostDisks;
 use crate::options::{Auth, Fatal};
 use crate::quarantine::Quarantine;
 use crate::router::Owners;
@@ -75,6 +78,13 @@ pub(crate) struct Core {
     pub(crate) forgotten: Mutex<BTreeSet<(GroupId, ReplicaId)>>,
     /// Takes what is found damaged.
     pub(crate) findings: Findings,
+    /// Whether the meta leader has damaged replicas replaced.
+    pub(crate) replaces_damaged: bool,
+    pub(crate) repairs: Repairs,
+    /// Members whose disks seem to be lost.
+    pub(crate) lost_disks: LostDisks,
+    /// Peers that are to be given no leadership.
+    pub(crate) going_down: GoingDown,
     /// How far the replay of the log is.
     pub(crate) replay: Replay,
     /// What the disks can take, here and at peers.
@@ -127,6 +137,7 @@ pub(crate) struct Parts {
     pub(crate) log_stop_bytes: u64,
     pub(crate) replace_after: Duration,
     pub(crate) moves_max: usize,
+    pub(crate) replaces_damaged: bool,
     pub(crate) wal: Wal,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) wal_dir: PathBuf,
@@ -162,6 +173,10 @@ impl Core {
             held: Arc::new(parts.held),
             forgotten: Mutex::default(),
             findings: parts.findings,
+            replaces_damaged: parts.replaces_damaged,
+            repairs: Repairs::default(),
+            lost_disks: LostDisks::default(),
+            going_down: GoingDown::default(),
             replay: Replay::default(),
             disks: parts.disks,
             liveness: Liveness::default(),

@@ -67,7 +67,10 @@ pub(crate) fn of_a_majority(levels: impl IntoIterator<Item = Level>) -> Level {
 pub(crate) fn lets_in(level: Level, write: &Write) -> bool {
     let worst = match write {
         // What makes room, sooner or later.
-        Write::Delete { .. } | Write::Expire { .. } | Write::Compact { .. } => Level::Full,
+        Write::Delete { .. }
+        | Write::Expire { .. }
+        | Write::Compact { .. }
+        | Write::Jump { .. } => Level::Full,
         Write::Put { .. } | Write::Assert { .. } | Write::Touch { .. } => Level::Open,
     };
     level <= worst

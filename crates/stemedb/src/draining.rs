@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::Error;
 use crate::core::{Core, now_ms};
 use crate::front::{AdminAnswer, AdminCall, Admission};
+use crate::heal::{Aside, ask_who_set_aside};
 use crate::measured::Known;
 use crate::node::ADMIN_TIMEOUT;
 use crate::operator::{Drain, DrainState};
@@ -106,6 +107,7 @@ pub(crate) fn drain_of(
 pub(crate) fn may_go(
     state: &MetaState,
     led: &LedShards,
+    aside: &[Aside],
     node: NodeId,
     silent: bool,
     is_up: impl Fn(NodeId) -> bool,
@@ -146,7 +148,7 @@ pub(crate) fn may_go(
             "it holds {held} shards and answers: drain it first, or stop it if it is gone for good"
         ));
     }
-    if !can_go(&state.layout, led, node, is_up) {
+    if !can_go(&state.layout, led, aside, node, is_up) {
         return Err(
             "a shard that it holds has no living majority without it (quorum-lost)".to_owned()
         );
@@ -232,9 +234,9 @@ impl Core {
             let why = "it leads the meta group: drain it first, it hands that over within seconds";
             return Err(Error::Conflict(format!("node {node} is not removed: {why}")));
         }
-        let led = ask_leaders(self, &state).await;
+        let (led, aside) = tokio::join!(ask_leaders(self, &state), ask_who_set_aside(self, &state));
         let silent = self.is_away(node, SILENT_FOR);
-        may_go(&state, &led, node, silent, |other| self.is_up(other))
+        may_go(&state, &led, &aside, node, silent, |other| self.is_up(other))
             .and_then(|()| self.meta_goes_on_without(node))
             .map_err(|why| Error::Conflict(format!("node {node} is not removed: {why}")))
     }
@@ -297,7 +299,7 @@ mod tests {
     fn judged(state: &MetaState, voters: &[&[u64]], node: u64, silent: bool) -> String {
         let led = known(voters).into_iter().map(|(shard, (_, said))| (shard, said.led)).collect();
         let is_up = |other: NodeId| !(silent && other == NodeId(node));
-        may_go(state, &led, NodeId(node), silent, is_up).err().unwrap_or_default()
+        may_go(state, &led, &[], NodeId(node), silent, is_up).err().unwrap_or_default()
     }
 
     #[test]

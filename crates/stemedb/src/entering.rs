@@ -17,6 +17,7 @@ use stemedb_rpc::{Envelope, Refusal};
 use stemedb_types::{ClusterId, GroupId, NodeId, ReplicaId};
 use tokio::time::{Instant, timeout};
 
+use crate::aside::remember_removed;
 use crate::core::{Core, Phase, now_ms};
 use crate::founding::{Description, Heard, Proposal, Step, step};
 use crate::life::{QUESTION_TIMEOUT, STEP_INTERVAL};
@@ -138,6 +139,15 @@ enum Unasked {
     Failed(String),
 }
 
+impl Unasked {
+    fn of(self, node: NodeId) -> String {
+        match self {
+            Self::Refused(refusal) => format!("node {node}: {}", refusal.text),
+            Self::Failed(why) => why,
+        }
+    }
+}
+
 async fn ask_once(
     core: &Core,
     node: NodeId,
@@ -165,19 +175,21 @@ async fn question(
     kind: stemedb_raft::Kind,
     payload: Vec<u8>,
 ) -> Result<Bytes, String> {
-    ask_once(core, node, kind, payload).await.map_err(|unasked| match unasked {
-        Unasked::Refused(refusal) => format!("node {node}: {}", refusal.text),
-        Unasked::Failed(why) => why,
-    })
+    ask_once(core, node, kind, payload).await.map_err(|unasked| unasked.of(node))
 }
 
 async fn join(core: &Arc<Core>, hosts: &[NodeId]) -> Result<(), String> {
     let mut reason = "for a member of the cluster to answer".to_owned();
     for host in hosts {
-        let welcome = match question(core, *host, JOIN, core.description.encode()).await {
+        let welcome = match ask_once(core, *host, JOIN, core.description.encode()).await {
             Ok(bytes) => Welcome::decode(&bytes).map_err(|cause| cause.to_string())?,
-            Err(refused) => {
-                reason = refused;
+            // Let in once, it was away before it knew, and for too long.
+            Err(Unasked::Refused(refusal)) if refusal.code == REFUSED_GONE => {
+                core.end_as_removed(refusal.text.clone());
+                return Err(refusal.text);
+            }
+            Err(unasked) => {
+                reason = unasked.of(*host);
                 continue;
             }
         };
@@ -205,6 +217,16 @@ pub(crate) async fn is_removed(core: &Core) -> Option<String> {
         }
     }
     None
+}
+
+impl Core {
+    /// Ends this node, for it is no member any more: the next start sets its data aside.
+    pub(crate) fn end_as_removed(&self, why: String) {
+        self.fail(match remember_removed(&self.wal_dir, self.node) {
+            Ok(()) => Fatal::Removed(why),
+            Err(cause) => Fatal::Disk(format!("write down that this node was removed: {cause}")),
+        });
+    }
 }
 
 /// Nodes that said they only join, in the life in which they said so.

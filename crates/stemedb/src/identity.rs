@@ -11,9 +11,9 @@
 //! the node says yes, and it never says yes to another.
 //!
 //! The file is replaced by rename, so a crash leaves the old one or the new.
-//! Volumes that disagree, or one of which is blank while the other is part of something, are not
-//! started on: which of the two to believe is not a guess to make (healing a lost volume comes
-//! with the cluster part).
+//! Volumes that disagree are not started on: which of the two to believe is not a guess to make. One
+//! that is blank while the other is part of something is either set aside with it ([`crate::aside`])
+//! or, where nobody else has what was there, refused.
 
 use std::fs;
 use std::io;
@@ -27,7 +27,8 @@ use crate::held::Replicas;
 use crate::quarantine::goes_on_without;
 use crate::replace_file::replace_file;
 
-const FILE: &str = "IDENTITY";
+/// The file's name on both volumes.
+pub(crate) const FILE: &str = "IDENTITY";
 const FRAME: Frame = Frame { magic: b"StemeDB\n", version: 1, name: "identity" };
 
 /// Why a node can't tell who it is. Nothing was changed on disk.
@@ -246,7 +247,8 @@ fn newer(one: Identity, two: Identity) -> Identity {
     if progress(&two) > progress(&one) { two } else { one }
 }
 
-fn read(dir: &Path) -> Result<Option<Identity>, IdentityError> {
+/// Reads the identity of one volume; `None` where there is none.
+pub(crate) fn read(dir: &Path) -> Result<Option<Identity>, IdentityError> {
     let path = dir.join(FILE);
     match fs::read(&path) {
         Ok(bytes) => {

@@ -18,12 +18,14 @@
 //! | `identity` | who the node is, on both volumes |
 //! | `founding` | how a cluster comes to be, exactly once (pure) |
 //! | `entering` | blank → founded or joined |
+//! | `aside` | a lost volume, a removed node: the old data out of the way, and a new node |
 //! | `life` | what a member does, from its start to its end |
 //! | `moving`, `rebalance` | brings groups to the layout; has the layout follow the members |
 //! | `handover`, `preference` | gives leaderships away: when the node goes down, and to whom the layout prefers |
 //! | `liveness`, `failover` | which members are there; another leads where the leader is gone |
 //! | `operator`, `draining`, `preview`, `progress` | what an operator asks: words; leaving by command; what a change would move; how far it is |
 //! | `measured` | how the shards are, from their leaders |
+//! | `heal` | damaged replicas come back from their peers |
 //! | `reconcile` | layout, what is held and what is set aside → which groups to open and close (pure) |
 //! | `replicas` | opens, begins and leaves the replicas of this node |
 //! | `held` | which replicas this node holds, on disk |
@@ -39,6 +41,7 @@
 //! | `meta_call` | commands for the cluster |
 //! | `peers`, `wire` | what nodes ask each other, and its bytes |
 //! | `scrub` | reads everything on disk once in a while, and checks it |
+//! | `lost`, `recover` | the disks of a majority are gone: said, and gone on from by a person |
 //! | `check` | the directories of a node that does not run: faults, and what can be mended |
 //! | `disk` | free bytes → what a volume can still take (pure) |
 //! | `volumes` | looks at the volumes, tells peers, keeps out what there is no room for |
@@ -47,6 +50,7 @@
 //! Left out until their parts: quotas and limits.
 
 mod admit;
+mod aside;
 mod auth;
 mod bucket;
 mod call;
@@ -64,10 +68,12 @@ mod founding;
 mod framed;
 mod front;
 mod handover;
+mod heal;
 mod held;
 mod identity;
 mod life;
 mod liveness;
+mod lost;
 mod measured;
 mod meta_call;
 mod monitor;
@@ -84,6 +90,7 @@ mod quarantine;
 mod reading;
 mod rebalance;
 mod reconcile;
+pub mod recover;
 mod replace_file;
 mod replicas;
 mod router;

@@ -33,6 +33,9 @@ use crate::{Credential, Error};
 pub(crate) const QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long until a step that led nowhere is taken again, if nothing changes meanwhile.
 pub(crate) const STEP_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a member that starts listens for another process under its id: the nodes it knocks at
+/// answer at once.
+const DOUBLE_HEARD_MAX: Duration = Duration::from_millis(300);
 /// How long one change to the meta group is waited for.
 const LEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most voters of the meta group; further members listen.
@@ -76,6 +79,8 @@ async fn live_until_failed(core: &Arc<Core>) {
 async fn live_on(core: &Arc<Core>) -> Result<(), Fatal> {
     if core.identity().get().cluster.is_none() {
         enter_a_cluster(core).await?;
+    } else {
+        refuse_a_double(core).await?;
     }
     let meta = open_meta(core).await?;
     core.turn(Phase::Member);
@@ -94,6 +99,19 @@ async fn live_on(core: &Arc<Core>) -> Result<(), Fatal> {
         followed = follow_meta(core, &meta) => followed,
         // Its shards live on by what it knew last.
         () = is_set_aside(core, GroupId::META) => Ok(()),
+    }
+}
+
+/// Waits a moment, before any group is open, for another process under this node's id to be heard
+/// of: two that vote as one break their groups.
+async fn refuse_a_double(core: &Core) -> Result<(), Fatal> {
+    let Some(gossip) = &core.gossip else { return Ok(()) };
+    let mut members = gossip.members();
+    let heard = timeout(DOUBLE_HEARD_MAX, members.wait_for(|members| members.double.is_some()));
+    let is_double = matches!(heard.await, Ok(Ok(_)));
+    match core.double().filter(|_| is_double) {
+        Some(why) => Err(Fatal::Setting(why)),
+        None => Ok(()),
     }
 }
 

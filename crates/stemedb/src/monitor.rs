@@ -18,6 +18,8 @@ use crate::options::Fatal;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A log may grow to this many times its bound while a snapshot is on its way.
 const PATIENCE_FACTOR: u64 = 3;
+/// Of two living processes under one id the one that is younger than this ends: it is the copy.
+const NEWCOMER_FOR: Duration = Duration::from_secs(10);
 /// How long the meta quorum has for one answer.
 const HEAR_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -31,7 +33,8 @@ pub(crate) async fn monitor(core: Arc<Core>) {
         }
     });
     show_counters();
-    let mut still_long = false;
+    metrics::gauge!("stemedb_failed").set(0.0);
+    let (begun, mut still_long) = (Instant::now(), false);
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -40,6 +43,11 @@ pub(crate) async fn monitor(core: Arc<Core>) {
             _ = ticks.tick() => {}
         }
         show_gauges(&core);
+        if begun.elapsed() < NEWCOMER_FOR
+            && let Some(why) = core.double()
+        {
+            core.fail(Fatal::Setting(why));
+        }
         save_incarnation(&core);
         if core.quarantine.is_unsaved()
             && let Err(fatal) = core.save_quarantine().await
@@ -92,8 +100,20 @@ async fn listen_for_the_meta_quorum(core: &Core) {
         } else if core.meta_is_silent()
             && let Some(why) = is_removed(core).await
         {
-            return core.fail(Fatal::Setting(why));
+            return core.end_as_removed(why);
         }
+    }
+}
+
+impl Core {
+    /// That another process was seen alive under this node's id, if so.
+    pub(crate) fn double(&self) -> Option<String> {
+        let double = self.gossip.as_ref()?.members().borrow().double?;
+        Some(format!(
+            "duplicate-id: another process goes by the id of this node, {}, at {}: its directories are \
+             copies of this one's, or the other way round; one of the two has to be stopped",
+            self.node, double.gossip
+        ))
     }
 }
 

@@ -126,13 +126,18 @@ async fn step_on(core: &Core, group: &Group, step: Step) -> Result<(), RaftError
         Step::Drop(over) => group.drop_learners(over).await,
         Step::HandOver(heirs) => {
             let heirs: Vec<ReplicaId> =
-                heirs.into_iter().filter(|id| answers(core, group, *id)).collect();
+                heirs.into_iter().filter(|id| may_lead(core, group, *id)).collect();
             match heirs.first() {
                 Some(heir) => group.transfer_leadership(*heir).await,
                 None => Err(RaftError::NoQuorum),
             }
         }
     }
+}
+
+/// Whether the node of a member can take a leadership over.
+fn may_lead(core: &Core, group: &Group, replica: ReplicaId) -> bool {
+    group.members().holders.get(&replica).is_some_and(|node| core.may_lead(*node))
 }
 
 /// Whether the node of a member answers.

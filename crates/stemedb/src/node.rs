@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::Error;
+use crate::aside::{has_aside, set_aside};
 use crate::auth::{hash_of, is_key, make_key, may_make};
 use crate::core::{Core, Parts, Phase, now_ms};
 use crate::damage::{Findings, act_on_findings, repair_command};
@@ -40,6 +41,7 @@ use crate::peers::Peers;
 use crate::preference::prefer_leaders;
 use crate::promises::{self, Promises};
 use crate::quarantine::{self, Entry, Quarantine};
+use crate::recover;
 use crate::scrub;
 use crate::volumes::{Disks, LOG, STORE, Volume, watch_disks};
 
@@ -120,7 +122,8 @@ impl Node {
         let gossip = match options.gossip {
             None => None,
             Some(gossip) => {
-                joins_only = gossip.joins_only;
+                // A node that had a cluster once founds no other.
+                joins_only = gossip.joins_only || has_aside(&options.wal_dir, &options.db_dir);
                 let started = Membership::start(membership::Options {
                     node: known.node,
                     incarnation,
@@ -156,6 +159,7 @@ impl Node {
             log_stop_bytes: options.log_stop_bytes.max(options.live_log_bytes_max / 2 * 7),
             replace_after: options.replace_after,
             moves_max: options.rebalance_moves_max,
+            replaces_damaged: options.replaces_damaged,
             disks: Disks::new(volumes),
             wal,
             store,
@@ -220,6 +224,13 @@ impl Node {
             // Readiness is made of many things; looking again is cheaper than waking for each.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Makes the node unready and hands its leaderships to others; returns once they have them, or
+    /// after 2 s. It serves on until [`Node::shutdown`], by sending requests on to who leads now,
+    /// and takes no leadership back. There is no way back.
+    pub async fn drain(&self) {
+        self.core().drain().await;
     }
 
     /// Stops the node: leaderships go to others first, then the groups stop, then the disks are
@@ -441,6 +452,14 @@ async fn open_disks(options: &NodeOptions) -> Result<(Wal, Recovery, Arc<dyn Sto
     let (wal_dir, db_dir) = (options.wal_dir.clone(), options.db_dir.clone());
     let (segment_bytes, budget) = (options.segment_bytes, options.budget);
     let opening = tokio::task::spawn_blocking(move || {
+        if recover::is_under_way(&wal_dir) {
+            let (wal, db) = (wal_dir.display(), db_dir.display());
+            return Err(StartError::Identity(format!(
+                "a recovery was begun here and not ended: run stemedb recover --wal-dir {wal} \
+                 --db-dir {db} --accept-data-loss again"
+            )));
+        }
+        set_aside(&wal_dir, &db_dir, now_ms())?;
         let (wal, recovery) = open_wal(&wal_dir, &db_dir, segment_bytes)?;
         Ok((wal, recovery, open_store(&db_dir, budget)?))
     });

@@ -85,6 +85,9 @@ pub struct NodeOptions {
     pub weight: u8,
     /// Shards that change their replicas at once, as long as this node leads the meta group: 1 to 64.
     pub rebalance_moves_max: usize,
+    /// Whether this node, while it is the meta leader, has damaged replicas replaced by new ones from
+    /// their peers. Off: they stay set aside, for a person to look at first.
+    pub replaces_damaged: bool,
     /// No write is taken, and no entry of a leader, while the log holds this many such bytes: what
     /// a start has to replay stays below 1 GiB. Never less than 3.5 times `live_log_bytes_max`.
     pub log_stop_bytes: u64,
@@ -119,6 +122,7 @@ impl NodeOptions {
             replace_after: Duration::from_secs(5 * 60),
             weight: WEIGHT_DEFAULT,
             rebalance_moves_max: REBALANCE_MOVES_DEFAULT,
+            replaces_damaged: true,
             log_stop_bytes: 896 << 20,
             disk_reserve_bytes: None,
         }
@@ -131,6 +135,10 @@ pub enum Fatal {
     /// A disk failed, or what it holds does not check: another start reads it anew.
     #[error("{0}")]
     Disk(String),
+    /// Its cluster gave its place to others while it was away. Another start sets its data aside and
+    /// joins as a new node.
+    #[error("{0}")]
+    Removed(String),
     /// It was told something that can't be: another start with the same settings ends the same.
     #[error("{0}")]
     Setting(String),

@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use stemedb_machine::meta::{MetaAnswer, MetaCommand};
 use stemedb_rpc::{Envelope, Handler, PeerIdentity, Refusal, Reply, SnapshotChunks};
+use stemedb_types::GroupId;
 use tokio::time::Instant;
 
 use crate::admit::Glance;
@@ -23,10 +24,10 @@ use crate::front::{Need, Op};
 use crate::identity::Identity;
 use crate::measured::encode_measured;
 use crate::wire::{
-    APPLIED, CALL, DESCRIBE, DISK, FORGOTTEN, FOUNDED, JOIN, KEY, LED, LOST, MEASURE, META, PING,
-    PROPOSE, Welcome, WireCall, WireMeta, decode_key_question, decode_level, decode_replica,
-    decode_wait, encode_bool, encode_index_option, encode_led, encode_meta_result,
-    encode_op_result,
+    APPLIED, CALL, DESCRIBE, DISK, FORGOTTEN, FOUNDED, GOES_DOWN, JOIN, KEY, LED, LOST, MEASURE,
+    META, PING, PROPOSE, SET_ASIDE, Welcome, WireCall, WireMeta, decode_key_question, decode_level,
+    decode_replica, decode_wait, encode_bool, encode_index_option, encode_led, encode_meta_result,
+    encode_op_result, encode_replicas,
 };
 use crate::{Error, Unavailable};
 
@@ -189,6 +190,11 @@ impl Core {
                 self.disks.hear(from.node, decode_level(&message.payload).map_err(payload)?);
                 Ok(Bytes::new())
             }
+            GOES_DOWN => {
+                self.going_down.hear(from.node);
+                Ok(Bytes::new())
+            }
+            SET_ASIDE => Ok(encode_replicas(&self.quarantine.replicas())),
             LED => Ok(encode_led(&self.led())),
             MEASURE => Ok(encode_measured(&self.measure().await)),
             FORGOTTEN => {
@@ -264,6 +270,15 @@ impl Core {
             return Err(refused(Error::unavailable(Unavailable::Starting)));
         };
         let double = state.nodes.values().find(|n| n.name == guest.name && n.id != guest.id);
+        if let Some(double) = double {
+            self.lost_disks.hear(double.id);
+        }
+        // Nothing can be decided without that majority, and nobody should wait for it.
+        if let Some((lost, why)) = self.quorum_lost()
+            && lost.contains(&GroupId::META)
+        {
+            return Err(refused(why));
+        }
         let Description { id, name, zone, addresses, weight, .. } = guest;
         let command = match double.map(|double| double.id) {
             // The meta leader refuses it while the other one answers.
@@ -276,8 +291,8 @@ impl Core {
         let (answer, index) = self.meta_write(None, command, deadline).await.map_err(refused)?;
         if answer == MetaAnswer::Gone {
             let why = format!(
-                "node {id} was a member once and is not any more: others have what it had; set its \
-                 directories aside and start it again, and it joins as a new node"
+                "node {id} was a member once and is not any more: others have what it had; started \
+                 again, it sets its data aside and joins as a new node"
             );
             return Err(Refusal::new(REFUSED_GONE, why));
         }

@@ -64,7 +64,7 @@ pub(crate) fn preview(
     }
     for node in removed {
         let silent = (sight.is_silent)(node);
-        if let Err(why) = may_go(state, &led, node, silent, sight.is_up) {
+        if let Err(why) = may_go(state, &led, &[], node, silent, sight.is_up) {
             blocked.push(format!("node {node} would not be removed now: {why}"));
         }
     }

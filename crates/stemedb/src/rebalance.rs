@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 use crate::core::{Core, now_ms};
 use crate::front::MemberState;
+use crate::heal::{Aside, ask_who_set_aside, heal};
 use crate::wire::{LED, Led, decode_led};
 
 /// How long a node has to say what it leads.
@@ -36,19 +37,23 @@ pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Commits the next epoch if there is to be one.
 pub(crate) async fn rebalance(core: &Core, meta: &Group, state: &MetaState) {
-    let led = ask_leaders(core, state).await;
+    let (led, aside) = tokio::join!(ask_leaders(core, state), ask_who_set_aside(core, state));
     let paused = state.paused_since_ms.is_some();
     metrics::gauge!("stemedb_rebalance_paused").set(f64::from(u8::from(paused)));
-    if !paused && long_gone(core, state, &led).is_some() {
+    if !paused && long_gone(core, state, &led, &aside).is_some() {
         // Judged again, alone, and by what is known by then.
         let _alone = core.judging.lock().await;
         if core.meta_index(meta, Instant::now() + ASK_TIMEOUT).await.is_none() {
             return;
         }
-        if let Some(id) = long_gone(core, &core.meta.load_full(), &led) {
+        if let Some(id) = long_gone(core, &core.meta.load_full(), &led, &aside) {
             let removed = meta.write(MetaCommand::Remove { id, at_ms: now_ms() }.encode()).await;
             tracing::warn!(node = %id, ?removed, "a member was away for too long: others take its place");
         }
+        return;
+    }
+    // Before anything moves: it is a copy of what a shard lacks.
+    if heal(core, meta, state, &led, aside).await {
         return;
     }
     // From where the groups are, where they can't get to the layout any more.
@@ -85,25 +90,26 @@ pub(crate) fn show_none() {
 pub(crate) type LedShards = BTreeMap<ShardId, Led>;
 
 /// A member that has been away for too long, and can be done without.
-fn long_gone(core: &Core, state: &MetaState, led: &LedShards) -> Option<NodeId> {
+fn long_gone(core: &Core, state: &MetaState, led: &LedShards, aside: &[Aside]) -> Option<NodeId> {
     let gone = state.nodes.keys().filter(|node| core.is_away(**node, core.replace_after));
     let members = state.nodes.len();
     let factor = state.founding?.replication_factor;
     // No shard may get fewer voters for it.
     let spare = voters(members.saturating_sub(1), factor) == voters(members, factor);
     let can_go = |node: &NodeId| {
-        can_go(&state.layout, led, *node, |other| core.is_up(other))
+        can_go(&state.layout, led, aside, *node, |other| core.is_up(other))
             && core.meta_goes_on_without(*node).is_ok()
     };
     gone.copied().find(|node| spare && can_go(node))
 }
 
 /// Whether every shard goes on without a member: each one is led, and those that count on that
-/// member, by the layout or by their real voters, have a living majority without it. (Of a shard
-/// that nobody leads it can't be told who its voters are.) Pure.
+/// member, by the layout or by their real voters, have a living majority without it, of replicas that
+/// are not set aside. (Of a shard that nobody leads it can't be told who its voters are.) Pure.
 pub(crate) fn can_go(
     layout: &Layout,
     led: &LedShards,
+    aside: &[Aside],
     node: NodeId,
     is_up: impl Fn(NodeId) -> bool,
 ) -> bool {
@@ -111,7 +117,8 @@ pub(crate) fn can_go(
         let Some(led) = led.get(&ShardId(number as u16)) else { return false };
         let counts_on = shard.on(node).is_some() || led.holders.values().any(|held| *held == node);
         let lives = |replica: &&ReplicaId| {
-            led.holders.get(replica).is_some_and(|other| *other != node && is_up(*other))
+            let sound = aside.iter().all(|(_, _, damaged)| damaged != *replica);
+            sound && led.holders.get(replica).is_some_and(|other| *other != node && is_up(*other))
         };
         !counts_on || led.voters.iter().filter(lives).count() * 2 > led.voters.len()
     })
@@ -171,7 +178,7 @@ pub(crate) fn goal_of(state: &MetaState, layout: &Layout, members: &[Member]) ->
 }
 
 /// How far a shard's group has come to a layout, by what its leader said.
-fn progress(layout: &Layout, shard: ShardId, led: Option<&Led>) -> Progress {
+pub(crate) fn progress(layout: &Layout, shard: ShardId, led: Option<&Led>) -> Progress {
     let Some(led) = led else { return Progress::Unknown };
     let given = layout.shards.get(usize::from(shard.0)).map(|shard| &shard.replicas);
     let given: BTreeSet<ReplicaId> =
@@ -238,8 +245,8 @@ impl Core {
             return Err("answers, or did a moment ago".to_owned());
         }
         let state = self.meta.load_full();
-        let led = ask_leaders(self, &state).await;
-        if can_go(&state.layout, &led, node, |other| self.is_up(other)) {
+        let (led, aside) = tokio::join!(ask_leaders(self, &state), ask_who_set_aside(self, &state));
+        if can_go(&state.layout, &led, &aside, node, |other| self.is_up(other)) {
             return self.meta_goes_on_without(node);
         }
         Err("has what a shard needs that has no majority without it (quorum-lost)".to_owned())
@@ -323,8 +330,15 @@ pub(crate) mod tests {
         let given = layout(&[&[1, 2, 3], &[2, 3, 4], &[1, 2, 4]]);
         let in_place = || [&[1, 2, 3][..], &[2, 3, 4], &[1, 2, 4]].map(|v| Some(led(v, &[])));
         let can_go = |led: &LedShards, node: u64, down: &[u64]| {
-            can_go(&given, led, NodeId(node), |other| !down.contains(&other.0))
+            can_go(&given, led, &[], NodeId(node), |other| !down.contains(&other.0))
         };
+        let aside = [(NodeId(2), stemedb_types::GroupId(2), ReplicaId(102))];
+        let all_up = |_| true;
+        assert!(self::can_go(&given, &shards(in_place()), &aside, NodeId(9), all_up));
+        assert!(
+            !self::can_go(&given, &shards(in_place()), &aside, NodeId(4), all_up),
+            "of a shard's three voters one is damaged, and it would be the other that goes"
+        );
         assert!(can_go(&shards(in_place()), 4, &[4]));
         assert!(!can_go(&shards(in_place()), 4, &[4, 2]), "a shard has one living voter of three");
         let [first, second, _] = in_place();

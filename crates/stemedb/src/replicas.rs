@@ -42,7 +42,12 @@ pub(crate) async fn keep_in_line(core: &Arc<Core>, state: &MetaState) -> Result<
             Action::Leave { group, replica } => settle(leave(core, group, replica).await)?,
             Action::Close { group } => core.close_group(group).await,
             Action::Lift { group, replica } => {
+                // What could not leave yet stays set aside: it would be opened again.
+                if core.held.stock().held.get(&group) == Some(&replica) {
+                    continue;
+                }
                 tracing::info!(%group, %replica, "a damaged replica is this node's no more");
+                core.comes_back(group);
                 core.quarantine.lift(group, replica);
                 core.save_quarantine().await?;
             }
@@ -207,6 +212,7 @@ async fn catch_up(core: &Core, group: Group) {
         // What is to be caught up with may be much: the question is short, the rest is not.
         if group.reach_quorum_index(Instant::now() + QUESTION_TIMEOUT * 10).await.is_ok() {
             locked(&core.caught_up).insert(group.id());
+            core.came_back(group.id());
             return;
         }
         let _ = timeout(STEP_INTERVAL, leadership.changed()).await;

@@ -136,6 +136,8 @@ impl Core {
             reasons.push(cause.to_string());
         }
         let ready = reasons.is_empty() && !self.quarantine.holds(GroupId::META);
+        reasons.extend(self.quorum_lost().map(|(_, why)| why));
+        reasons.extend(self.double());
         reasons.extend(self.quarantined().iter().map(named));
         reasons.extend(self.disks.remarks());
         Readiness { ready, reasons }

@@ -7,6 +7,8 @@
 //! | `KEY` | does the meta leader know this hash? | the index at which it does, or "no" |
 //! | `APPLIED` | wait until this meta index is applied here | done |
 //! | `DISK` | my disks can take this much | heard |
+//! | `GOES_DOWN` | I go down: give me no leadership | heard |
+//! | `SET_ASIDE` | which replicas do you have set aside? | a list of groups and replicas |
 //! | `LED` | which groups do you lead, with which members? | a list of [`Led`] |
 //! | `MEASURE` | how are the groups that you lead? ([`crate::measured`]) | a list |
 //! | `FORGOTTEN` | is this replica no member of its group any more? | yes or no |
@@ -49,6 +51,8 @@ pub(crate) const JOIN: Kind = 43;
 pub(crate) const PING: Kind = 50;
 pub(crate) const LOST: Kind = 51;
 pub(crate) const MEASURE: Kind = 52;
+pub(crate) const GOES_DOWN: Kind = 45;
+pub(crate) const SET_ASIDE: Kind = 46;
 
 const VERSION: u8 = 1;
 
@@ -358,6 +362,28 @@ pub(crate) fn decode_replica(input: &[u8]) -> Result<(GroupId, ReplicaId), Decod
     Ok(replica)
 }
 
+/// Replicas of several groups.
+pub(crate) fn encode_replicas(replicas: &BTreeSet<(GroupId, ReplicaId)>) -> Bytes {
+    let mut out = Encoder::new();
+    out.u8(VERSION);
+    out.varint(replicas.len() as u64);
+    for (group, replica) in replicas {
+        out.u32(group.0);
+        out.varint(replica.0);
+    }
+    out.finish()
+}
+
+pub(crate) fn decode_replicas(input: &[u8]) -> Result<Vec<(GroupId, ReplicaId)>, DecodeError> {
+    let mut from = Decoder::new(input);
+    from.version("replicas", VERSION)?;
+    let count = from.length(5)?;
+    let one = |_| Ok((GroupId(from.u32()?), ReplicaId(from.varint()?)));
+    let replicas = (0..count).map(one).collect::<Result<_, DecodeError>>()?;
+    from.finish()?;
+    Ok(replicas)
+}
+
 pub(crate) fn encode_bool(said: bool) -> Bytes {
     let mut out = Encoder::new();
     out.bool(said);
@@ -474,8 +500,8 @@ mod tests {
     #[test]
     fn no_two_questions_are_of_one_kind_and_none_is_of_rafts() {
         let kinds = [
-            CALL, META, KEY, APPLIED, DISK, LED, FORGOTTEN, DESCRIBE, PROPOSE, FOUNDED, JOIN, PING,
-            LOST, MEASURE,
+            CALL, META, KEY, APPLIED, DISK, LED, FORGOTTEN, DESCRIBE, PROPOSE, FOUNDED, JOIN,
+            GOES_DOWN, SET_ASIDE, PING, LOST, MEASURE,
         ];
         let distinct: BTreeSet<Kind> = kinds.into();
         assert_eq!(distinct.len(), kinds.len());
@@ -609,6 +635,17 @@ mod tests {
         assert_eq!(decode_replica(&encode_replica(replica.0, replica.1)), Ok(replica));
         assert_eq!(decode_bool(&encode_bool(true)), Ok(true));
         assert!(decode_bool(&[2]).is_err() && decode_bool(&[1, 1]).is_err());
+    }
+
+    #[test]
+    fn what_is_set_aside_reads_back_and_no_cut_of_it_does() {
+        let aside = [(1, 7), (3, 700)].map(|(group, id)| (GroupId(group), ReplicaId(id)));
+        let bytes = encode_replicas(&BTreeSet::from(aside));
+        assert_eq!(decode_replicas(&bytes), Ok(aside.to_vec()));
+        for cut in 0..bytes.len() {
+            assert!(decode_replicas(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        assert!(decode_replicas(&[&bytes[..], b"x"].concat()).is_err());
     }
 
     #[test]

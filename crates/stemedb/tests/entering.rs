@@ -6,6 +6,7 @@ mod common;
 
 use std::time::Duration;
 
+use common::damage::copy;
 use common::{
     PATIENCE, cluster, one_cluster, places, ready, start, start_again, start_with, stop, until,
 };
@@ -83,6 +84,40 @@ async fn a_second_node_of_a_name_is_told_so_and_waits() {
     .await;
     assert_eq!(nodes[0].status().members.len(), 3);
     double.shutdown().await;
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_copy_of_a_living_node_ends_and_says_why_and_the_others_serve_on() {
+    let places = places(4);
+    let mut nodes = cluster(&places[..3], |_| {}).await;
+    nodes.remove(2).shutdown().await;
+    copy(places[2].dir.path(), places[3].dir.path());
+    nodes.push(start_again(&places[2], &places, |_| {}).await);
+    ready(&nodes).await;
+
+    let double =
+        start_with(&places[3], &places, |options| options.name = "node-2".to_owned()).await;
+    assert_eq!(double.id(), nodes[2].id());
+    let mut fatal = double.fatal();
+    let found = tokio::time::timeout(PATIENCE, fatal.wait_for(Option::is_some)).await;
+    let why = found.expect("in time").unwrap().clone();
+    let told = |text: &str| {
+        text.starts_with("duplicate-id: ") && text.contains(&places[2].gossip.to_string())
+    };
+    assert!(matches!(&why, Some(Fatal::Setting(text)) if told(text)), "{why:?}");
+    assert!(double.readiness().reasons.iter().any(|reason| told(reason)));
+    // The other side has heard of it as well.
+    let other = places[3].gossip.to_string();
+    until("the first one names the copy", || {
+        let reasons = nodes[2].readiness().reasons;
+        reasons.iter().any(|reason| reason.starts_with("duplicate-id: ") && reason.contains(&other))
+    })
+    .await;
+    double.shutdown().await;
+    let bucket = nodes[0].bucket("demo", "b").await.unwrap();
+    bucket.put("k", "v").await.unwrap();
+    assert_eq!(nodes[0].status().members.len(), 3);
     stop(nodes).await;
 }
 

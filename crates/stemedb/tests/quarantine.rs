@@ -11,6 +11,12 @@ use common::damage::{copy, flip, noise, one_bucket_a_shard, put_back};
 use common::{PATIENCE, Place, cluster, places, ready, start_again, stop, until};
 use stemedb::{Error, Fatal, Front, Node, NodeOptions, StartError};
 
+/// What is damaged stays set aside, to be looked at.
+fn kept(options: &mut NodeOptions) {
+    options.replaces_damaged = false;
+    options.segment_bytes = 256 << 10;
+}
+
 async fn put(node: &Node, bucket: &str, key: &str, value: &[u8]) -> Result<(), Error> {
     let bucket = node.bucket("demo", bucket).await?;
     bucket.put(key.to_owned(), value.to_vec()).await.map(drop)
@@ -27,7 +33,7 @@ async fn down(nodes: &mut Vec<Node>, number: usize) {
 }
 
 async fn up(nodes: &mut Vec<Node>, number: usize, places: &[Place]) {
-    nodes.insert(number, start_again(&places[number], places, |_| {}).await);
+    nodes.insert(number, start_again(&places[number], places, kept).await);
     nodes[number].wait_ready(PATIENCE).await.expect("gets ready");
 }
 
@@ -40,7 +46,7 @@ fn aside(node: &Node) -> Vec<Option<u16>> {
 #[tokio::test]
 async fn a_replica_whose_log_lost_what_its_store_had_is_set_aside_and_its_vote_does_not_count() {
     let places = places(3);
-    let mut nodes = cluster(&places, |_| {}).await;
+    let mut nodes = cluster(&places, kept).await;
     let buckets = one_bucket_a_shard();
     for bucket in &buckets {
         put(&nodes[0], bucket, "k", b"before").await.unwrap();
@@ -164,14 +170,14 @@ async fn fill(node: &Node, bucket: &str, count: u64) {
 
 /// A node that scrubs all the time.
 fn scrubbing(options: &mut NodeOptions) {
+    kept(options);
     options.scrub_period = Duration::from_millis(200);
-    options.segment_bytes = 256 << 10;
 }
 
 #[tokio::test]
 async fn a_scrub_finds_a_flipped_bit_in_a_table_and_in_a_segment_and_the_others_serve() {
     let places = places(3);
-    let mut nodes = cluster(&places, |options| options.segment_bytes = 256 << 10).await;
+    let mut nodes = cluster(&places, kept).await;
     let buckets = one_bucket_a_shard();
     fill(&nodes[0], &buckets[0], 40).await;
     // A node that goes down flushes what it has.
@@ -212,7 +218,7 @@ async fn a_scrub_finds_a_flipped_bit_in_a_table_and_in_a_segment_and_the_others_
 #[tokio::test]
 async fn a_log_damaged_while_its_node_was_down_costs_it_one_group() {
     let places = places(3);
-    let mut nodes = cluster(&places, |options| options.segment_bytes = 256 << 10).await;
+    let mut nodes = cluster(&places, kept).await;
     let buckets = one_bucket_a_shard();
     fill(&nodes[0], &buckets[2], 40).await;
     settle(&nodes).await;
@@ -238,11 +244,11 @@ async fn the_log_keeps_nothing_for_a_replica_that_was_set_aside_by_its_marks() {
     let places = places(3);
     // Everybody's entries are cut soon, but for those of a replica that is set aside.
     let short = |options: &mut NodeOptions| {
-        options.segment_bytes = 256 << 10;
+        kept(options);
         options.live_log_bytes_max = 512 << 10;
         options.groups.kept_entries = 0;
     };
-    let mut nodes = cluster(&places, |options| options.segment_bytes = 256 << 10).await;
+    let mut nodes = cluster(&places, kept).await;
     let buckets = one_bucket_a_shard();
     fill(&nodes[0], &buckets[1], 40).await;
     // A restart leaves the third node without any leadership. Then its log goes back to what it
@@ -285,7 +291,7 @@ async fn the_log_keeps_nothing_for_a_replica_that_was_set_aside_by_its_marks() {
 #[tokio::test]
 async fn a_member_whose_log_is_gone_does_not_begin_another() {
     let places = places(3);
-    let mut nodes = cluster(&places, |_| {}).await;
+    let mut nodes = cluster(&places, kept).await;
     down(&mut nodes, 2).await;
     let wal = places[2].dir.path().join("wal");
     for path in common::damage::files(&wal, "") {

@@ -73,15 +73,16 @@ impl Inventory {
         for group in groups.iter().copied() {
             match mark(db, group) {
                 Ok((_, Some(mark))) => report.marks.push((group, Some(mark))),
-                Ok((scope, None)) if scope.generation > 0 => {
-                    let to = scope.generation;
-                    let cause = format!("group {group} points to generation {to}, without a mark");
-                    report.fault(ROCKS, None, cause);
-                    report.marks.push((group, None));
-                }
                 // Rows of a replica that was given up stay in files until they are compacted.
                 Ok((scope, None)) => match has_rows(db, scope) {
                     Ok(false) => {}
+                    Ok(true) if scope.generation > 0 => {
+                        let to = scope.generation;
+                        let cause =
+                            format!("group {group} points to generation {to}, without a mark");
+                        report.fault(ROCKS, None, cause);
+                        report.marks.push((group, None));
+                    }
                     Ok(true) | Err(_) => report.marks.push((group, None)),
                 },
                 Err(error) => {

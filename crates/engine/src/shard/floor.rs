@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use stemedb_machine::shard::{BucketNumber, TouchKind};
-use stemedb_types::Revision;
+use stemedb_machine::shard::{BucketNumber, BucketState, TouchKind};
+use stemedb_types::{BucketName, ProjectId, Revision};
 
 use super::corrupt;
 use super::values::{decode_bucket, decode_log, decode_version};
@@ -163,6 +163,24 @@ impl Group {
         Ok(())
     }
 
+    /// Every bucket of the group, and how far it has come.
+    pub fn buckets(&self) -> Result<Vec<(ProjectId, BucketName, BucketState)>, Error> {
+        let range = self.scope.row(Kind::Bucket).into_prefix();
+        let named = range.start.len();
+        let (mut found, mut fault) = (Vec::new(), None);
+        self.scan(&range, false, &mut |row, value| match decode_named(&row[named..], value) {
+            Ok(bucket) => {
+                found.push(bucket);
+                ControlFlow::Continue(())
+            }
+            Err(cause) => {
+                fault = Some(corrupt("a bucket", cause));
+                ControlFlow::Break(())
+            }
+        })?;
+        fault.map_or(Ok(found), Err)
+    }
+
     /// Learns the group's floors from its rows: those it has, and those a crash can't take back.
     pub(crate) fn learn_floors(&self) -> Result<(), Error> {
         let mut found = Vec::new();
@@ -198,4 +216,15 @@ impl Group {
         }
         Ok(())
     }
+}
+
+/// A bucket from the end of its row's name, and its value.
+fn decode_named(name: &[u8], value: &[u8]) -> Result<(ProjectId, BucketName, BucketState), String> {
+    let named = || {
+        let (project, name) = name.split_first_chunk::<8>()?;
+        let name = std::str::from_utf8(name).ok()?.parse().ok()?;
+        Some((ProjectId(u64::from_be_bytes(*project)), name))
+    };
+    let (project, name) = named().ok_or("its row's name does not parse")?;
+    Ok((project, name, decode_bucket(value).map_err(|cause| cause.to_string())?))
 }

@@ -1,11 +1,11 @@
 //! Command + state → records + answer.
 
 use stemedb_types::{
-    DecodeError, Decoder, Encoder, NodeId, ProjectId, ProjectName, Replica, ReplicaId,
+    DecodeError, Decoder, Encoder, Layout, NodeId, ProjectId, ProjectName, Replica, ReplicaId,
 };
 
 use super::command::{IfExists, MetaCommand, NewKey};
-use super::record::{ApiKey, GoneNode, MetaRecord, Node, Project};
+use super::record::{ApiKey, Founding, GoneNode, MetaRecord, Node, Project, Recovery};
 use super::state::MetaState;
 use crate::{Error, Outcome};
 
@@ -105,6 +105,9 @@ pub fn apply(state: &MetaState, command: MetaCommand) -> Applied {
                 return answer(MetaAnswer::Stale);
             }
             done(vec![MetaRecord::Layout(layout), MetaRecord::NextReplica(next_replica)])
+        }
+        MetaCommand::Recover { recovery, layout, next_replica } => {
+            recover(state, recovery, layout, next_replica)
         }
         MetaCommand::CreateKey(key) => create_key(state, key),
         MetaCommand::RevokeKey { hash, at_ms } => match state.keys.get(&hash) {
@@ -213,6 +216,41 @@ fn replace(
         MetaRecord::NextReplica(ReplicaId(meta_replica.0 + 1)),
     ];
     Ok(Outcome { changes, answer: MetaAnswer::Registered { meta_replica } })
+}
+
+/// All other members are none any more. What the cluster knows of keys and projects stays.
+fn recover(
+    state: &MetaState,
+    recovery: Recovery,
+    layout: Layout,
+    next_replica: ReplicaId,
+) -> Applied {
+    let Some(founding) = state.founding else { return answer(MetaAnswer::Stale) };
+    if founding.cluster == recovery.after {
+        return answer(MetaAnswer::Done);
+    }
+    let follows = layout.epoch > state.layout.epoch
+        && layout.shards.len() == state.layout.shards.len()
+        && next_replica >= state.next_replica;
+    if founding.cluster != recovery.before || !state.nodes.contains_key(&recovery.by) || !follows {
+        return answer(MetaAnswer::Stale);
+    }
+    let mut changes = vec![
+        MetaRecord::Founding(Founding { cluster: recovery.after, ..founding }),
+        MetaRecord::Layout(layout),
+        MetaRecord::NextReplica(next_replica),
+        MetaRecord::Recovery(recovery),
+    ];
+    let others = state.nodes.values().filter(|node| node.id != recovery.by);
+    changes.extend(others.map(|node| {
+        MetaRecord::GoneNode(GoneNode {
+            id: node.id,
+            name: node.name.clone(),
+            successor: None,
+            at_ms: recovery.at_ms,
+        })
+    }));
+    done(changes)
 }
 
 fn create_key(state: &MetaState, key: NewKey) -> Applied {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use stemedb_types::{DecodeError, Decoder, Encoder, Layout, ProjectName, ReplicaId};
 
 use super::record::{
-    ApiKey, Founding, KeyHash, Node, NodeAddresses, Role, WEIGHT_DEFAULT, decode_hash,
+    ApiKey, Founding, KeyHash, Node, NodeAddresses, Recovery, Role, WEIGHT_DEFAULT, decode_hash,
     decode_project_name, decode_role,
 };
 use stemedb_types::{ClusterId, NodeId};
@@ -79,6 +79,15 @@ pub enum MetaCommand {
     /// A layout one epoch on from the one it was made from.
     SetLayout {
         /// The layout.
+        layout: Layout,
+        /// The next replica id after it.
+        next_replica: ReplicaId,
+    },
+    /// One member goes on alone, after a majority was lost: under a new cluster id, in this layout.
+    Recover {
+        /// Who, when, and under which id.
+        recovery: Recovery,
+        /// The layout, of that member alone.
         layout: Layout,
         /// The next replica id after it.
         next_replica: ReplicaId,
@@ -198,6 +207,12 @@ impl MetaCommand {
                 out.u64(id.0);
                 out.varint(*at_ms);
             }
+            MetaCommand::Recover { recovery, layout, next_replica } => {
+                out.u8(16);
+                recovery.encode(&mut out);
+                layout.encode(&mut out);
+                out.varint(next_replica.0);
+            }
             MetaCommand::Replace { gone, id, name, zone, addresses, weight, at_ms } => {
                 out.u8(8);
                 out.u64(gone.0);
@@ -280,6 +295,11 @@ impl MetaCommand {
                 at_ms: from.varint()?,
             },
             10 => MetaCommand::Pause { on: from.bool()?, at_ms: from.varint()? },
+            16 => MetaCommand::Recover {
+                recovery: Recovery::decode(from)?,
+                layout: Layout::decode(from)?,
+                next_replica: ReplicaId(from.varint()?),
+            },
             got => return Err(DecodeError::Value { what: "a meta command", got: got.into() }),
         })
     }

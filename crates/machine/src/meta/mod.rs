@@ -25,6 +25,6 @@ pub use apply::{MetaAnswer, apply};
 pub use command::{IfExists, MetaCommand, NewKey};
 pub use record::{
     ApiKey, Founding, GoneNode, KeyHash, MetaRecord, Node, NodeAddresses, Project, RecordName,
-    Role, WEIGHT_DEFAULT,
+    Recovery, Role, WEIGHT_DEFAULT,
 };
 pub use state::MetaState;

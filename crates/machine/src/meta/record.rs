@@ -133,6 +133,20 @@ pub struct GoneNode {
     pub at_ms: u64,
 }
 
+/// That one member went on alone, after the disks of a majority were lost: what only the others
+/// had is lost with them. Kept for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// The member that went on.
+    pub by: NodeId,
+    /// The cluster it was a member of.
+    pub before: ClusterId,
+    /// The cluster's id from then on.
+    pub after: ClusterId,
+    /// When, in ms since 1970.
+    pub at_ms: u64,
+}
+
 /// A tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Project {
@@ -184,6 +198,8 @@ pub enum MetaRecord {
     GoneNode(GoneNode),
     /// Since when nothing is to move, in ms since 1970; `None`: it may. One.
     Paused(Option<u64>),
+    /// A recovery.
+    Recovery(Recovery),
 }
 
 /// A record's name: what it replaces.
@@ -203,6 +219,7 @@ impl MetaRecord {
             MetaRecord::Project(project) => name.extend_from_slice(&project.id.0.to_be_bytes()),
             MetaRecord::ApiKey(key) => name.extend_from_slice(&key.hash.0),
             MetaRecord::GoneNode(gone) => name.extend_from_slice(&gone.id.0.to_be_bytes()),
+            MetaRecord::Recovery(one) => name.extend_from_slice(&one.after.0.to_be_bytes()),
             _ => {}
         }
         RecordName(name)
@@ -219,6 +236,7 @@ impl MetaRecord {
             MetaRecord::ApiKey(_) => 7,
             MetaRecord::GoneNode(_) => 8,
             MetaRecord::Paused(_) => 9,
+            MetaRecord::Recovery(_) => 16,
         }
     }
 
@@ -252,6 +270,7 @@ impl MetaRecord {
             MetaRecord::ApiKey(key) => key.encode(out),
             MetaRecord::GoneNode(gone) => gone.encode(out),
             MetaRecord::Paused(since_ms) => out.option(*since_ms, Encoder::varint),
+            MetaRecord::Recovery(recovery) => recovery.encode(out),
         }
     }
 
@@ -276,6 +295,7 @@ impl MetaRecord {
             7 => MetaRecord::ApiKey(ApiKey::decode(from)?),
             8 => MetaRecord::GoneNode(GoneNode::decode(from)?),
             9 => MetaRecord::Paused(from.option(Decoder::varint)?),
+            16 => MetaRecord::Recovery(Recovery::decode(from)?),
             got => return Err(DecodeError::Value { what: "a meta record", got: got.into() }),
         })
     }
@@ -344,6 +364,24 @@ impl GoneNode {
             id: NodeId(from.u64()?),
             name: from.text("a node name")?.to_owned(),
             successor: from.option(|from| from.u64().map(NodeId))?,
+            at_ms: from.varint()?,
+        })
+    }
+}
+
+impl Recovery {
+    pub(super) fn encode(&self, out: &mut Encoder) {
+        out.u64(self.by.0);
+        out.u128(self.before.0);
+        out.u128(self.after.0);
+        out.varint(self.at_ms);
+    }
+
+    pub(super) fn decode(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            by: NodeId(from.u64()?),
+            before: ClusterId(from.u128()?),
+            after: ClusterId(from.u128()?),
             at_ms: from.varint()?,
         })
     }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use stemedb_types::{Layout, NodeId, ProjectId, ProjectName, ReplicaId};
+use stemedb_types::{ClusterId, Layout, NodeId, ProjectId, ProjectName, ReplicaId};
 
-use super::record::{ApiKey, Founding, GoneNode, KeyHash, MetaRecord, Node, Project};
+use super::record::{ApiKey, Founding, GoneNode, KeyHash, MetaRecord, Node, Project, Recovery};
 
 /// Everything the cluster knows of itself. Cloned and swapped, never shared for writing.
 ///
@@ -25,6 +25,8 @@ pub struct MetaState {
     pub nodes: BTreeMap<NodeId, Node>,
     /// Those that were members, by id.
     pub gone: BTreeMap<NodeId, GoneNode>,
+    /// Each time that one member went on alone, by the cluster's id from then on.
+    pub recoveries: BTreeMap<ClusterId, Recovery>,
     /// Projects by id.
     pub projects: BTreeMap<ProjectId, Project>,
     /// Project ids by name.
@@ -51,6 +53,9 @@ impl MetaState {
             MetaRecord::GoneNode(gone) => {
                 self.nodes.remove(&gone.id);
                 self.gone.insert(gone.id, gone);
+            }
+            MetaRecord::Recovery(recovery) => {
+                self.recoveries.insert(recovery.after, recovery);
             }
             MetaRecord::Project(project) => {
                 self.project_ids.insert(project.name.clone(), project.id);

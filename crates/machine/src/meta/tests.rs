@@ -352,3 +352,50 @@ fn weights_marks_and_the_pause_read_back() {
     run(&mut state, weighty);
     assert_eq!(state.nodes[&NodeId(4)].weight, 2);
 }
+
+#[test]
+fn one_member_goes_on_alone_under_a_new_id_with_all_keys_and_no_other_member() {
+    let mut state = founded();
+    let register = |id| MetaCommand::Register {
+        id: NodeId(id),
+        name: format!("node-{id}"),
+        zone: String::new(),
+        addresses: NodeAddresses::default(),
+        weight: WEIGHT_DEFAULT,
+    };
+    for id in [2, 3] {
+        run(&mut state, register(id));
+    }
+    let name: ProjectName = "alpha".parse().unwrap();
+    run(&mut state, MetaCommand::EnsureProject { name: name.clone(), at_ms: 6 });
+    let recovery =
+        Recovery { by: NodeId(1), before: ClusterId(9), after: ClusterId(77), at_ms: 1000 };
+    let layout = Layout {
+        epoch: state.layout.epoch + 1,
+        meta: vec![Replica { node: NodeId(1), id: ReplicaId(1) }],
+        ..state.layout.clone()
+    };
+    let next_replica = state.next_replica;
+    let recover =
+        |recovery| MetaCommand::Recover { recovery, layout: layout.clone(), next_replica };
+    let before = state.clone();
+    for wrong in
+        [Recovery { by: NodeId(8), ..recovery }, Recovery { before: ClusterId(8), ..recovery }]
+    {
+        assert_eq!(run(&mut state, recover(wrong)), MetaAnswer::Stale);
+    }
+    assert_eq!(state, before);
+    assert_eq!(run(&mut state, recover(recovery)), MetaAnswer::Done);
+    assert_eq!(state.founding.map(|founding| founding.cluster), Some(ClusterId(77)));
+    assert_eq!(state.nodes.keys().copied().collect::<Vec<_>>(), [NodeId(1)]);
+    assert_eq!(state.gone.keys().copied().collect::<Vec<_>>(), [NodeId(2), NodeId(3)]);
+    assert_eq!(state.layout, layout);
+    assert!(state.project(&name).is_some());
+    assert_eq!(state.recoveries.values().copied().collect::<Vec<_>>(), [recovery]);
+
+    // A retry changes nothing; the lost ones are not taken in under their ids again.
+    let after = state.clone();
+    assert_eq!(run(&mut state, recover(recovery)), MetaAnswer::Done);
+    assert_eq!(state, after);
+    assert_eq!(run(&mut state, register(2)), MetaAnswer::Gone);
+}

@@ -55,6 +55,7 @@ fn apply_anew(view: &impl View, command: &Command) -> Result<Outcome<Change, Ans
         Write::Assert { items } => assert(view, &bucket, items, command.at_ms)?,
         // Takes no revision: history gets shorter, nothing happens.
         Write::Compact { to } => return Ok(compact(command, bucket, *to)),
+        Write::Jump { to } => return Ok(jump(command, bucket, *to)),
     };
     if !outcome.changes.is_empty() {
         if known.is_none() {
@@ -95,6 +96,24 @@ fn compact(command: &Command, bucket: BucketState, to: Revision) -> Outcome<Chan
         });
     }
     Outcome { changes, answer }
+}
+
+/// Where a bucket has a revision already, it goes on behind the given one.
+fn jump(command: &Command, bucket: BucketState, to: Revision) -> Outcome<Change, Answer> {
+    let jumps = bucket.revision > Revision(0) && to > bucket.revision;
+    let after = if jumps { BucketState { revision: to, compacted: to, ..bucket } } else { bucket };
+    let mut changes = Vec::new();
+    if jumps {
+        changes.push(Change::Floor {
+            project: command.project,
+            name: command.bucket.clone(),
+            state: after,
+        });
+    }
+    Outcome {
+        changes,
+        answer: Answer::Compacted { revision: after.revision, floor: after.compacted },
+    }
 }
 
 pub(super) fn unchanged(answer: Answer) -> Result<Outcome<Change, Answer>, Error> {

@@ -77,7 +77,7 @@ pub enum Change {
         project: ProjectId,
         /// Which one.
         name: BucketName,
-        /// Its state from now on: only `compacted` is new.
+        /// Its state from now on: `compacted` is new, and `revision` where it jumped.
         state: BucketState,
     },
     /// An answer is kept, for whoever asks the same again.

@@ -70,6 +70,13 @@ pub enum Write {
         /// [`COMPACT_REVISIONS_MAX`](super::COMPACT_REVISIONS_MAX).
         to: Revision,
     },
+    /// Go on behind a revision, with all before it compacted: the bucket's newest revisions were lost
+    /// with the disks of a majority, and none of them may be given out again. Takes no revision itself,
+    /// makes no bucket, and never goes back.
+    Jump {
+        /// The bucket's revision from now on.
+        to: Revision,
+    },
 }
 
 /// One statement by one agent. The fields were read out of the statement before the log.
@@ -161,6 +168,7 @@ const TAG_PUT_EXPIRING: u8 = 4;
 const TAG_TOUCH: u8 = 5;
 const TAG_EXPIRE: u8 = 6;
 const TAG_COMPACT: u8 = 7;
+const TAG_JUMP: u8 = 32;
 
 impl Command {
     /// The bytes of the log entry.
@@ -170,7 +178,7 @@ impl Command {
             Write::Delete { key, .. } | Write::Touch { key, .. } | Write::Expire { key, .. } => {
                 key.as_bytes().len()
             }
-            Write::Compact { .. } => 0,
+            Write::Compact { .. } | Write::Jump { .. } => 0,
             Write::Assert { items } => items.iter().map(|i| i.statement.len() + 256).sum(),
         };
         let mut out = Encoder::with_capacity(value_bytes + 128);
@@ -254,6 +262,10 @@ impl Write {
                 out.u8(TAG_COMPACT);
                 out.varint(to.0);
             }
+            Write::Jump { to } => {
+                out.u8(TAG_JUMP);
+                out.varint(to.0);
+            }
             Write::Delete { key, condition } => {
                 out.u8(TAG_DELETE);
                 out.bytes(key.as_bytes());
@@ -288,6 +300,7 @@ impl Write {
                 Write::Expire { key: decode_key(from, input)?, lease: Revision(from.varint()?) }
             }
             TAG_COMPACT => Write::Compact { to: Revision(from.varint()?) },
+            TAG_JUMP => Write::Jump { to: Revision(from.varint()?) },
             TAG_DELETE => {
                 Write::Delete { key: decode_key(from, input)?, condition: Condition::decode(from)? }
             }

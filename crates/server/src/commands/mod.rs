@@ -9,3 +9,4 @@ pub(crate) mod ingest;
 pub(crate) mod keys;
 pub(crate) mod kv;
 pub(crate) mod operate;
+pub(crate) mod recover;

@@ -70,6 +70,7 @@ pub(crate) struct Settings {
     pub(crate) replace_after: Duration,
     /// Leaders may read by their lease.
     pub(crate) lease_reads: bool,
+    pub(crate) drain_grace: Duration,
     pub(crate) log: String,
 }
 
@@ -139,6 +140,7 @@ pub(crate) fn check(effective: &Effective, machine: &impl Machine) -> Result<Set
         scrub_period: from.period("scrub-period")?,
         replace_after: from.replace_after()?,
         lease_reads: from.lease_reads()?,
+        drain_grace: from.period("drain-grace")?,
         log: from.text("log")?.unwrap_or_default(),
     };
     from.switch("unsafe-skip-signatures").and_then(|skip| rules(&settings, skip))?;

@@ -202,6 +202,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Shards that change their replicas at once, while this node leads the meta group",
     ),
     setting(
+        "drain-grace",
+        Kind::Period,
+        Some("5s"),
+        "How long a node that was asked to end serves on once others lead what it led; 0s: not at all",
+    ),
+    setting(
         "log",
         Kind::Text,
         Some("info"),

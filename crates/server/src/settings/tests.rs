@@ -273,6 +273,7 @@ fn config_show_masks_secrets_and_names_sources() {
             "scrub-period = 24h (default)",
             "replace-after = 5m (default)",
             "rebalance-moves-max = 2 (default)",
+            "drain-grace = 5s (default)",
             "log = warn (env STEMEDB_LOG)",
         ]
     );
@@ -366,6 +367,16 @@ fn what_a_node_weighs_and_how_much_moves_at_once_is_the_nodes_own_by_default() {
         let (line, code) = refusal(&[flag, bad], &[]);
         assert!(code == 2 && line.contains(flag), "{line}");
     }
+}
+
+#[test]
+fn a_node_that_ends_serves_on_for_a_while_or_not_at_all() {
+    let grace =
+        |text| settings(&[], &[("STEMEDB_DRAIN_GRACE", text)]).map(|s| s.drain_grace.as_secs());
+    assert_eq!(settings(&[], &[]).unwrap().drain_grace.as_secs(), 5);
+    assert_eq!((grace("0s").unwrap(), grace("1m").unwrap()), (0, 60));
+    let refused = format!("{:?}", grace("soon").unwrap_err());
+    assert!(refused.contains("is not a time like"), "{refused}");
 }
 
 #[test]

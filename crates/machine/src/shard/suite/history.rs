@@ -55,6 +55,30 @@ fn everything<R: Replica>(
     (rows, keys.iter().map(|key| run.get(key, Some(as_of))).collect())
 }
 
+pub fn a_jump_goes_on_behind_what_may_be_lost_and_forgets_all_history<R: Replica>(
+    run: &mut Run<R>,
+) {
+    const FAR: u64 = 1 << 32;
+    // There is no bucket, and none is made.
+    assert_eq!(run.jump(FAR), compacted(0, 0));
+    assert_eq!(run.replica.view().bucket(run.project, &run.bucket).unwrap(), None);
+    run.put(b"k", b"1");
+    run.put(b"k", b"2");
+    run.put(b"gone", b"3");
+    run.delete(b"gone");
+    assert_eq!(run.jump(FAR + 4), compacted(FAR + 4, FAR + 4));
+    for as_of in [2, 4, FAR + 3] {
+        assert_eq!(run.get(b"k", Some(as_of)), gone(FAR + 4), "as of {as_of}");
+    }
+    let two = version(1, 2, 2, b"2");
+    assert_eq!(run.get(b"k", Some(FAR + 4)), value(FAR + 4, Some(two.clone())));
+    assert_eq!(run.get(b"gone", None), value(FAR + 4, None));
+    // Never back, and the next write is the next revision.
+    assert_eq!(run.jump(7), compacted(FAR + 4, FAR + 4));
+    assert_eq!(run.put(b"k", b"5"), put(FAR + 5, false));
+    assert_eq!(run.get(b"k", Some(FAR + 4)), value(FAR + 5, Some(two)));
+}
+
 pub fn a_compaction_takes_no_revision_and_goes_so_far_at_a_time<R: Replica>(run: &mut Run<R>) {
     // There is no bucket, and none is made.
     assert_eq!(run.compact(7), compacted(0, 0));

@@ -51,6 +51,7 @@ fn commands() -> Vec<Command> {
     writes.push(Write::Touch { key: key(b"k"), expires_at_ms: 300 });
     writes.push(Write::Expire { key: key(b"k"), lease: Revision(7) });
     writes.push(Write::Compact { to: Revision(300) });
+    writes.push(Write::Jump { to: Revision(1 << 32) });
     let bucket = "b".parse().unwrap();
     let command = |write| Command {
         project: ProjectId(300),
