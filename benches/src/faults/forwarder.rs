@@ -187,10 +187,12 @@ impl Wires {
     }
 
     async fn tell(&self, from: usize, to: usize, packet: &[u8]) {
-        let ends = self.ends.borrow();
-        let Some((from, to)) = ends.get(&from).zip(ends.get(&to)) else { return };
-        let (socket, target) = (from.socket.clone(), to.gossip);
-        drop(ends);
+        let way = {
+            let ends = self.ends.borrow();
+            let both = ends.get(&from).zip(ends.get(&to));
+            both.map(|(from, to)| (from.socket.clone(), to.gossip))
+        };
+        let Some((socket, target)) = way else { return };
         // Whether anybody listens there is nothing a network knows.
         let _ = socket.send_to(packet, target).await;
     }
