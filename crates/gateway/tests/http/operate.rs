@@ -9,6 +9,8 @@ use stemedb_types::{NodeId, ShardId};
 use crate::support::Bench;
 
 const ROOT: (&str, &str) = ("x-api-key", "root");
+/// A request, its headers, its body, and the `status slug` it gets.
+type Line<'l> = (&'l str, &'l [(&'l str, &'l str)], &'l str, &'l str);
 
 fn ok(body: &str) -> String {
     format!("200\ncontent-type: application/json\nstemedb-served-by: n1\n\n{body}\n")
@@ -165,7 +167,7 @@ async fn bad_requests_of_operators_never_reach_the_front() {
     let bench = Bench::new();
     let many = format!("{{\"drain\":[{}]}}", vec!["\"a\""; 1001].join(","));
     let plan = "POST /v1/cluster/layout/plan";
-    let table: &[(&str, &[(&str, &str)], &str, &str)] = &[
+    let table: &[Line<'_>] = &[
         (plan, &[ROOT], "{", "400 malformed"),
         (plan, &[ROOT], "[]", "400 malformed"),
         (plan, &[ROOT], "{\"drian\":[]}", "400 malformed"),
