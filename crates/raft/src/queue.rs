@@ -252,7 +252,7 @@ async fn serve_by_lease(raft: &Raft, rounds: &Rounds, round: &mut Vec<Reader>) {
     }
     let Some(lease) = rounds.leases.current() else { return };
     let Ok(linearizer) = raft.get_read_linearizer(ReadPolicy::LeaseRead).await else { return };
-    let read = linearizer.read_log_id().log_id().clone();
+    let read = *linearizer.read_log_id().log_id();
     if read.committed_leader_id().term != lease.term || linearizer.await_ready(raft).await.is_err()
     {
         return;

@@ -254,7 +254,6 @@ impl Reads {
     pub fn that_meet(bug: Bug) -> Self {
         match bug {
             Bug::ReadUnapplied => Self::Anywhere,
-            Bug::LeaseTooLong => Self::Leased,
             _ => Self::Led,
         }
     }
