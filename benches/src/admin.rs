@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::Full;
@@ -44,6 +44,8 @@ pub(crate) struct Layout {
     pub(crate) epoch: u64,
     /// One for each shard.
     pub(crate) shards: Vec<BTreeMap<String, u64>>,
+    /// The meta group, whose replicas get their numbers from the same count.
+    pub(crate) meta: BTreeMap<String, u64>,
 }
 
 /// Who leads a bucket, as the node asked says.
@@ -150,11 +152,12 @@ fn layout(body: &Value) -> Result<Layout> {
         let node = replica["node"].as_str().context("a replica without a node")?;
         Ok((node.to_owned(), replica["replica"].as_u64().context("a replica without an id")?))
     };
-    let each = shards.iter().map(|shard| {
-        let replicas = shard["replicas"].as_array().context("a shard without replicas")?;
-        replicas.iter().map(replica).collect::<Result<_>>()
-    });
-    Ok(Layout { epoch, shards: each.collect::<Result<_>>()? })
+    let replicas = |list: &Value| {
+        let replicas = list.as_array().context("a group without replicas")?;
+        replicas.iter().map(replica).collect::<Result<BTreeMap<_, _>>>()
+    };
+    let each = shards.iter().map(|shard| replicas(&shard["replicas"]));
+    Ok(Layout { epoch, shards: each.collect::<Result<_>>()?, meta: replicas(&body["meta"])? })
 }
 
 impl Layout {
@@ -172,16 +175,16 @@ impl Layout {
         counts
     }
 
-    /// How many replicas were made on the way from here to a later layout. A group never gives a
-    /// number twice, and gives them in order, so those that came and went in between count too.
-    ///
-    /// # Errors
-    /// The two are not of one cluster.
-    pub(crate) fn made_until(&self, later: &Layout) -> Result<u64> {
-        ensure!(self.shards.len() == later.shards.len(), "another number of shards");
-        let newest = |shard: &BTreeMap<String, u64>| shard.values().copied().max().unwrap_or(0);
-        let pairs = self.shards.iter().zip(&later.shards);
-        Ok(pairs.map(|(old, new)| newest(new).saturating_sub(newest(old))).sum())
+    /// How many replicas of shards were made on the way from here to a later layout, while so many
+    /// nodes joined. The cluster never gives a number twice, and gives them in order, so those
+    /// that came and went in between count too. Each node that joins takes one for its replica of
+    /// the meta group.
+    pub(crate) fn made_until(&self, later: &Layout, joined: u64) -> u64 {
+        let newest = |layout: &Layout| {
+            let groups = layout.shards.iter().chain([&layout.meta]);
+            groups.flat_map(BTreeMap::values).copied().max().unwrap_or(0)
+        };
+        newest(later).saturating_sub(newest(self)).saturating_sub(joined)
     }
 
     /// The fewest replicas that must be made when nodes without any join, so many that there are
@@ -208,7 +211,8 @@ mod tests {
         let shard = |replicas: &&[(&str, u64)]| {
             replicas.iter().map(|(node, id)| ((*node).to_owned(), *id)).collect()
         };
-        Layout { epoch: 1, shards: shards.iter().map(shard).collect() }
+        let shards = shards.iter().map(shard).collect();
+        Layout { epoch: 1, shards, meta: BTreeMap::from([("a".to_owned(), 1)]) }
     }
 
     #[test]
@@ -223,21 +227,20 @@ mod tests {
         assert_eq!(members(&list).unwrap(), [("n".to_owned(), "0a".to_owned(), true)]);
         assert!(members(&json!({"items": [{"id": 1}]})).is_err());
 
-        let body = json!({"epoch": 2, "meta": [], "shards":
+        let body = json!({"epoch": 2, "meta": [{"node": "a", "replica": 1}], "shards":
             [{"shard": 0, "replicas": [{"node": "a", "replica": 1}, {"node": "b", "replica": 4}]}]});
         let read = layout(&body).unwrap();
-        assert_eq!((read.epoch, read.shards), (2, laid(&[&[("a", 1), ("b", 4)]]).shards));
+        assert_eq!(read, Layout { epoch: 2, ..laid(&[&[("a", 1), ("b", 4)]]) });
         assert!(layout(&json!({"epoch": 2})).is_err());
     }
 
     #[test]
     fn replicas_that_came_and_went_count_as_made() {
-        let before = laid(&[&[("a", 1), ("b", 2)], &[("a", 1), ("b", 2)]]);
-        // Of the first shard number 3 was made and given up, 4 stayed.
-        let after = laid(&[&[("a", 1), ("c", 4)], &[("a", 1), ("b", 2)]]);
-        assert_eq!(before.made_until(&after).unwrap(), 2);
-        assert_eq!(before.made_until(&before).unwrap(), 0);
-        assert!(before.made_until(&laid(&[])).is_err());
+        let before = laid(&[&[("a", 2), ("b", 3)], &[("a", 4), ("b", 5)]]);
+        // Number 6 went to the meta group, 7 was made and given up, 8 stayed.
+        let after = laid(&[&[("a", 2), ("c", 8)], &[("a", 4), ("b", 5)]]);
+        assert_eq!(before.made_until(&after, 1), 2);
+        assert_eq!(before.made_until(&before, 0), 0);
         assert_eq!(after.nodes().into_iter().collect::<Vec<_>>(), ["a", "b", "c"]);
     }
 

@@ -138,7 +138,7 @@ async fn join(
     };
     let (during, shared) = tokio::join!(puts, shared);
     let ((new, took), during) = (shared?, during?);
-    let (made, fewest) = (old.made_until(&new)?, old.fewest_for(nodes as u64));
+    let (made, fewest) = (old.made_until(&new, 1), old.fewest_for(nodes as u64));
     let join = Join { nodes, took, made, fewest, before, during };
     eprintln!(
         "  {nodes} nodes: p99 {:.2} ms, {:.1} s, {made} replicas made, fewest {fewest}",
@@ -280,7 +280,8 @@ mod tests {
         let laid = |counts: &[(&str, u16)]| {
             let held = counts.iter().flat_map(|&(node, count)| (0..count).map(move |_| node));
             let shard = |node: &str| BTreeMap::from([(node.to_owned(), 1)]);
-            Layout { epoch: 1, shards: held.map(shard).collect() }
+            let shards = held.map(shard).collect();
+            Layout { epoch: 1, shards, meta: BTreeMap::new() }
         };
         assert!(is_shared_out(&laid(&[("a", 3), ("b", 2), ("c", 2)]), 3));
         assert!(!is_shared_out(&laid(&[("a", 3), ("b", 1), ("c", 2)]), 3));
