@@ -92,8 +92,8 @@ pub(crate) fn decode_node(input: &[u8]) -> Result<NodeId, DecodeError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Survivor {
     node: NodeId,
-    /// Its disks take more.
-    has_room: bool,
+    /// Its disks take more, and it does not go down.
+    suits: bool,
     /// The index of the last entry of its log, if it said.
     last_log: Option<u64>,
 }
@@ -111,7 +111,7 @@ fn turn_of(
     }
     let place = |node| preferred.iter().position(|p| *p == node).unwrap_or(preferred.len());
     let mut order: Vec<&Survivor> = survivors.iter().collect();
-    order.sort_by_key(|s| (!s.has_room, Reverse(s.last_log), place(s.node), s.node));
+    order.sort_by_key(|s| (!s.suits, Reverse(s.last_log), place(s.node), s.node));
     order.iter().position(|survivor| survivor.node == me)
 }
 
@@ -161,7 +161,7 @@ async fn succeed(core: &Core, leader: NodeId, groups: Vec<Group>) {
                 let lost = said.get(&node).filter(|lost| lost.gone)?;
                 lost.logs.get(&group.id()).copied()
             };
-            Some(Survivor { node, has_room: core.has_room(node), last_log })
+            Some(Survivor { node, suits: core.suits(node), last_log })
         };
         let survivors: Vec<Survivor> =
             voters.iter().filter_map(|(_, node)| survivor(*node)).collect();
@@ -223,12 +223,12 @@ impl Core {
         orphaned
     }
 
-    fn has_room(&self, node: NodeId) -> bool {
-        let level = match node == self.node {
-            true => self.disks.space.level(),
-            false => self.disks.level_of(node),
-        };
-        level == Level::Open
+    /// Whether a node takes all that a leader must, and stays.
+    fn suits(&self, node: NodeId) -> bool {
+        if node == self.node {
+            return self.disks.space.level() == Level::Open;
+        }
+        self.disks.level_of(node) == Level::Open && self.may_lead(node)
     }
 
     /// Answers [`LOST`], after a moment if this node has not lost that one yet.
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     fn survivor(node: u64, last_log: u64) -> Survivor {
-        Survivor { node: NodeId(node), has_room: true, last_log: Some(last_log) }
+        Survivor { node: NodeId(node), suits: true, last_log: Some(last_log) }
     }
 
     fn turn(me: u64, voters: usize, survivors: &[Survivor], preferred: &[u64]) -> Option<usize> {
@@ -283,7 +283,7 @@ mod tests {
         let silent =
             [survivor(2, 9), Survivor { last_log: None, ..survivor(3, 0) }, survivor(4, 7)];
         assert_eq!(order(&silent, &[]), [Some(0), Some(2), Some(1)]);
-        let full = [Survivor { has_room: false, ..survivor(2, 9) }, survivor(3, 8), survivor(4, 7)];
+        let full = [Survivor { suits: false, ..survivor(2, 9) }, survivor(3, 8), survivor(4, 7)];
         assert_eq!(order(&full, &[]), [Some(2), Some(0), Some(1)]);
     }
 
