@@ -166,7 +166,12 @@ async fn a_repair_lets_go_of_what_the_store_has_and_of_nothing_else() {
 #[tokio::test]
 async fn a_repair_in_a_cluster_gives_a_damaged_replica_up_and_the_node_lives_without_it() {
     let places = places(3);
-    let mut nodes = cluster(&places, |options| options.segment_bytes = 256 << 10).await;
+    // What is set aside stays so: nobody gives it back.
+    let set = |options: &mut NodeOptions| {
+        options.segment_bytes = 256 << 10;
+        options.replaces_damaged = false;
+    };
+    let mut nodes = cluster(&places, set).await;
     let buckets = one_bucket_a_shard();
     let bucket = nodes[0].bucket("demo", &buckets[1]).await.unwrap();
     for number in 0..30 {
@@ -193,7 +198,7 @@ async fn a_repair_in_a_cluster_gives_a_damaged_replica_up_and_the_node_lives_wit
     assert!(said.contains("shard 1, replica ") && said.contains("set aside for good"), "{said}");
 
     // It starts without the replica, and does not take it for a new one.
-    nodes.push(start_again(&places[2], &places, |_| {}).await);
+    nodes.push(start_again(&places[2], &places, set).await);
     nodes[2].wait_ready(PATIENCE).await.expect("gets ready");
     let [aside] = nodes[2].status().quarantined.try_into().unwrap();
     assert_eq!(aside.group, stemedb_types::GroupId(2));

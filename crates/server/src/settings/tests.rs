@@ -272,6 +272,7 @@ fn config_show_masks_secrets_and_names_sources() {
             "live-log-bytes-max = 256MiB (default)",
             "scrub-period = 24h (default)",
             "replace-after = 5m (default)",
+            "read-mode = quorum (default)",
             "rebalance-moves-max = 2 (default)",
             "drain-grace = 5s (default)",
             "log = warn (env STEMEDB_LOG)",
@@ -283,7 +284,7 @@ fn config_show_masks_secrets_and_names_sources() {
 fn a_misspelled_name_is_found_and_what_kubernetes_adds_is_not() {
     let env = pairs(&[
         ("STEMEDB_SHARD", "4"),
-        ("STEMEDB_READ_MODE", "quorum"),
+        ("STEMEDB_READ_MOOD", "quorum"),
         ("STEMEDB_LOG", "info"),
         ("STEMEDB_URL", "http://h"),
         ("HOME", "/"),
@@ -292,7 +293,7 @@ fn a_misspelled_name_is_found_and_what_kubernetes_adds_is_not() {
         ("STEMEDB_GATEWAY_PORT", "tcp://10.0.0.1:18181"),
         ("STEMEDB_PORT_18180_TCP_ADDR", "10.0.0.1"),
     ]);
-    assert_eq!(unknown_names(&env), ["STEMEDB_READ_MODE", "STEMEDB_SHARD"]);
+    assert_eq!(unknown_names(&env), ["STEMEDB_READ_MOOD", "STEMEDB_SHARD"]);
 }
 
 #[test]

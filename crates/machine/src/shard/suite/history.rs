@@ -76,7 +76,7 @@ pub fn a_jump_goes_on_behind_what_may_be_lost_and_forgets_all_history<R: Replica
     // Never back, and the next write is the next revision.
     assert_eq!(run.jump(7), compacted(FAR + 4, FAR + 4));
     assert_eq!(run.put(b"k", b"5"), put(FAR + 5, false));
-    assert_eq!(run.get(b"k", Some(FAR + 4)), value(FAR + 5, Some(two)));
+    assert_eq!(run.get(b"k", Some(FAR + 4)), value(FAR + 4, Some(two)));
 }
 
 pub fn a_compaction_takes_no_revision_and_goes_so_far_at_a_time<R: Replica>(run: &mut Run<R>) {

@@ -93,6 +93,7 @@ fn commands_in_a_log_stand_as_they_were_first_written() {
         "01ac02016205".to_owned() + "05016b" + "ac02",
         "01ac02016205".to_owned() + "06016b" + "07",
         "01ac02016205".to_owned() + "07" + "ac02",
+        "01ac02016205".to_owned() + "20" + "8080808010",
         // With a name and what it stands for, behind the stamp.
         "02ac02016205".to_owned() + "027e21" + &"cd".repeat(32) + "02016b" + "01",
     ];
