@@ -124,6 +124,10 @@ impl Group {
     /// Asks another replica to take over. Returns once it was asked.
     pub async fn transfer_leadership(&self, to: ReplicaId) -> Result<(), Error> {
         let stopped = |fatal: &dyn std::fmt::Display| Error::Stopped(fatal.to_string());
+        if !self.leases.are_on() {
+            let asked = self.raft.trigger().transfer_leader(to.0).await;
+            return asked.map_err(|fatal| stopped(&fatal));
+        }
         // The voters will let the heir past the lease, so it ends first; and as the heir may be late,
         // there is none in this term any more, whichever that is when openraft comes to the transfer.
         self.leases.give_up(u64::MAX);

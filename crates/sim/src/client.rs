@@ -330,6 +330,10 @@ fn command(
 pub fn look_up(replica: &Group, place: Place) -> Option<Option<(u64, Revision)>> {
     let question = Read::Get { key: key(place.1), as_of: None };
     let answer = read(&replica.applied().store(), PROJECT, &bucket(), &question).ok()?;
+    if replica.is_closing() {
+        // As the node does: its rows may be going.
+        return None;
+    }
     let ReadAnswer::Value { version, .. } = answer else { return None };
     Some(version.map(|version| (decode(&version.value), version.head.revision())))
 }

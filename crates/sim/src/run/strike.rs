@@ -6,7 +6,7 @@ use stemedb_raft::Group;
 use stemedb_types::{GroupId, NodeId, ReplicaId};
 use stemedb_wal::disk::Disk;
 use stemedb_wal::planted::{self, Bug};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Act, Cluster, NODES_MAX, zone};
 use crate::net::Weather;
@@ -16,6 +16,8 @@ use crate::schedule::Fault;
 /// What of a log counts as its newest records.
 const NEWEST_BYTES: usize = 4 << 10;
 const SECTOR_BYTES: u64 = 512;
+/// How long the world waits for a process that it asks something.
+const ASKED_MAX: Duration = Duration::from_millis(100);
 
 impl Cluster {
     /// Lets a fault happen; whether it could.
@@ -100,7 +102,8 @@ impl Cluster {
                     return false;
                 }
                 let to = to[self.draw.below(to.len() as u64) as usize];
-                let _ = leader.transfer_leadership(to).await;
+                // Its process may stand still.
+                let _ = timeout(ASKED_MAX, leader.transfer_leadership(to)).await;
             }
             Fault::JoinOrLeave => return self.join_or_leave().await,
             Fault::Coup { group, sync_us, for_ms } => return self.coup(group, sync_us, for_ms),
@@ -325,7 +328,7 @@ impl Cluster {
             return false;
         }
         let (_, candidate) = candidates[self.draw.below(candidates.len() as u64) as usize];
-        let _ = candidate.stand().await;
+        let _ = timeout(ASKED_MAX, candidate.stand()).await;
         true
     }
 
