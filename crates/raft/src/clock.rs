@@ -4,7 +4,7 @@
 //! pause) stands still while the machine sleeps or its guest is frozen; the boot clock goes on there. Either may be
 //! told to jump, by a broken hypervisor or on purpose. So both are read together
 //! ([`Reading`]), the larger difference counts, and two that disagree prove that neither can be
-//! trusted over that stretch ([`Reading::agrees_with`]). The wall clock is not asked.
+//! trusted over that stretch (`Reading::agrees_with`). The wall clock is not asked.
 //!
 //! Where the boot clock can't be read (it is Linux's), the steady one stands for it, and a sleep of the
 //! machine is not seen.

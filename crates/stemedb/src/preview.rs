@@ -1,7 +1,7 @@
 //! What a change of members would move, before it is made; and what is still to come as things
 //! are. Pure.
 //!
-//! The very plan that the meta leader would make ([`stemedb_placement::fn@plan`]), from where the
+//! The very plan that the meta leader would make (`stemedb_placement::plan`), from where the
 //! groups really are. What it would cost is what the leaders say their shards take on disk.
 
 use std::collections::BTreeSet;
