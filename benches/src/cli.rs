@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Grow(GrowArgs),
     /// How long a node with empty disks takes to full redundancy
     Wiped(WipedArgs),
+    /// Two of three, then all, come back with empty disks: what is said, and what `recover` brings back
+    Lost(LostArgs),
     /// Old versions of keys, kept in our rows and by RocksDB's user-defined timestamps
     Versions(VersionsArgs),
 }
@@ -343,6 +345,17 @@ pub(crate) struct WipedArgs {
     /// How often a node is wiped
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) runs: u32,
+    /// Which servers.
+    #[command(flatten)]
+    pub(crate) servers: Servers,
+}
+
+/// The options of `lost`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LostArgs {
+    /// What is there before.
+    #[command(flatten)]
+    pub(crate) fill: FillArgs,
     /// Which servers.
     #[command(flatten)]
     pub(crate) servers: Servers,

@@ -323,7 +323,7 @@ pub(crate) async fn version(program: &Path) -> Result<String> {
 }
 
 /// A path is made absolute, because servers run in directories of their own; a bare name stays.
-fn resolve(program: &Path) -> Result<PathBuf> {
+pub(crate) fn resolve(program: &Path) -> Result<PathBuf> {
     if program.components().count() == 1 {
         return Ok(program.to_owned());
     }

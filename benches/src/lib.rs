@@ -24,6 +24,7 @@
 //! | `failover` | from the death of a leader to the next acknowledged write |
 //! | `rolling`, `balancer` | a restart of all nodes one by one, behind one address |
 //! | `grow`, `wiped` | nodes that join; a node that comes back empty |
+//! | `lost` | most nodes, or all, come back empty |
 //! | `admin` | what a cluster says about itself |
 //! | `load` | the closed loop and what one cell of the table is |
 //! | `tally` | what is counted, and how counts are put together |
@@ -51,6 +52,7 @@ mod load;
 mod log_raft_engine;
 mod log_rocksdb;
 mod log_wal;
+mod lost;
 mod open_loop;
 mod place;
 mod procfs;
@@ -111,6 +113,7 @@ async fn carry_out(cli: Cli) -> Result<ExitCode> {
             Command::Rolling(arguments) => rolling::run(arguments).await,
             Command::Grow(arguments) => grow::run(arguments).await,
             Command::Wiped(arguments) => wiped::run(arguments).await,
+            Command::Lost(arguments) => lost::run(arguments).await,
             Command::Versions(arguments) => versions::run(arguments),
         }
     };

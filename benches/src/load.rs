@@ -109,7 +109,8 @@ impl Workload {
         value.into()
     }
 
-    fn check(&self, index: u64, value: &[u8]) -> Result<()> {
+    /// Whether a value is that of a key.
+    pub(crate) fn check(&self, index: u64, value: &[u8]) -> Result<()> {
         let length = value.len();
         ensure!(length == self.value_bytes, "a value of {length} bytes, not {}", self.value_bytes);
         let mark = index.to_be_bytes();

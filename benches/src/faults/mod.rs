@@ -41,7 +41,7 @@ use serde_json::json;
 pub(crate) use fault::Asked;
 pub(crate) use namespaces::End;
 pub(crate) use network::{Kind, Network};
-pub(crate) use site::Site;
+pub(crate) use site::{Said, Site};
 
 use crate::cli::{FaultsArgs, Output};
 use crate::place;

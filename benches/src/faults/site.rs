@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::network::Network;
 use crate::admin::{Admin, Owner, owner};
 use crate::cli::Servers;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, resolve};
 use crate::http::get;
 use crate::place::free_addresses;
 use crate::stemedb::{NodeAddresses, Plan, make_project_key};
@@ -64,6 +64,15 @@ struct Node {
     generation: u8,
     /// The cluster was told to do without it.
     leaving: bool,
+}
+
+/// What a node says of its readiness.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Said {
+    /// The status; 0 if it did not answer.
+    pub(crate) status: u16,
+    /// The body.
+    pub(crate) text: String,
 }
 
 impl Site {
@@ -302,6 +311,42 @@ impl Site {
             }
             sleep(LOOK).await;
         }
+    }
+
+    /// Waits until a node answers that it is ready.
+    ///
+    /// # Errors
+    /// As [`Site::ready`].
+    pub(crate) async fn answering(&mut self, node: usize) -> Result<()> {
+        self.answers(node, self.own(node), Instant::now() + READY_LIMIT).await
+    }
+
+    /// What a node says of its readiness.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(crate) async fn said(&self, node: usize) -> Result<Said> {
+        let answer = timeout(PROBE_LIMIT, get(self.own(node), "/readyz")).await??;
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        Ok(Said { status: answer.status.as_u16(), text })
+    }
+
+    /// Makes a node that does not run the only voter of all it holds; what the command said.
+    ///
+    /// # Errors
+    /// It refused.
+    pub(crate) async fn recover(&self, node: usize) -> Result<String> {
+        ensure!(!self.nodes[node].running, "node {node} runs");
+        let folder = self.folder(node);
+        let mut command =
+            tokio::process::Command::new(resolve(&self.plan.launch(node, &self.dir).program)?);
+        command.arg("recover").arg("--accept-data-loss").kill_on_drop(true);
+        command.arg("--wal-dir").arg(folder.join("wal")).arg("--db-dir").arg(folder.join("db"));
+        let output = timeout(READY_LIMIT, command.output()).await??;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        ensure!(output.status.success(), "{}: {said}", output.status);
+        Ok(said)
     }
 
     /// Waits until the cluster is as it should be, as every running node sees it: its members are

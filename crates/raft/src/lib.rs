@@ -30,6 +30,7 @@
 //! | `group` | one replica of one group: propose, read, watch |
 //! | `members` | who is a member of a group, and how that changes |
 //! | `queue` | commands and reads that wait together travel together |
+//! | `grid` | timers that need not be exact ring together |
 //! | `pulse` | heartbeats of all groups, together |
 //! | `evidence` | what lets a vote past the lease of a leader that is gone |
 //! | `reading` | reads at any replica, and how old what it has may be |
@@ -60,6 +61,7 @@ mod closing;
 mod codec;
 mod damage;
 mod evidence;
+mod grid;
 mod group;
 mod groups;
 mod inbound;

@@ -14,13 +14,15 @@ use std::sync::{PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::groups::Open;
+use crate::runtime::coarse;
 
 /// Beats for as long as the groups are there.
 pub(crate) async fn beat(open: Weak<Open>, every: Duration) {
-    let mut ticks = interval(every);
+    // With the groups' own timers: one wake-up for both.
+    let mut ticks = interval_at(coarse(Instant::now() + every), every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

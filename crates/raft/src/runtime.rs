@@ -27,6 +27,9 @@ use openraft_rt_tokio::TokioRuntime;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
+
+use crate::grid::ring_at;
 
 /// A process that is simulated: it owns the tasks that were spawned on it.
 pub trait Host: Send + Sync {
@@ -136,6 +139,11 @@ pub(crate) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
 }
 
+/// When a timer for `deadline` rings: with the others of this process, if it is far off.
+pub(crate) fn coarse(deadline: Instant) -> Instant {
+    if is_hosted() { deadline } else { ring_at(deadline) }
+}
+
 /// Whether there is but one thread, and nothing may happen beside it.
 pub(crate) fn is_hosted() -> bool {
     CURRENT.with_borrow(Option::is_some)
@@ -173,7 +181,10 @@ impl AsyncRuntime for Runtime {
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        TokioRuntime::sleep_until(deadline)
+        // openraft's instants don't tell what they are: only how far apart.
+        let (now, now_there) = (Instant::now(), <Self::Instant as openraft::Instant>::now());
+        let left = if deadline > now_there { deadline - now_there } else { Duration::ZERO };
+        TokioRuntime::sleep_until(deadline + (coarse(now + left) - (now + left)))
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(

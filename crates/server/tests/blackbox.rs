@@ -36,6 +36,18 @@ fn run(fault: &str) {
     assert_eq!(stemedb_benches::run(line).unwrap(), ExitCode::SUCCESS, "see the table above");
 }
 
+/// Small: what is shown does not grow with it.
+#[test]
+fn a_survivor_of_three_brings_back_all_that_was_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    let binary = env!("CARGO_BIN_EXE_stemedb");
+    let size = ["--gib", "0.001", "--shards", "4"];
+    let servers = ["--stemedb-binary", binary, "--data-dir", data];
+    let line = ["stemedb-benches", "lost"].into_iter().chain(size).chain(servers);
+    assert_eq!(stemedb_benches::run(line).unwrap(), ExitCode::SUCCESS, "see the table above");
+}
+
 #[test]
 fn killed_leaders_lose_nothing_and_answer_nothing_old() {
     run("kill-leader");

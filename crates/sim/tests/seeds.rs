@@ -99,6 +99,11 @@ fn what_was_found_once_is_found_again_and_holds_now() {
 fn a_seed_that_was_judged_wrongly_holds() {
     // A layout was committed between the last look at what is in place and the verdict.
     hold([53_143]);
+    // The world waited for a process that had been killed, for ever.
+    hold([600, 628]);
+    // A client read a replica whose rows were on their way out, which the node refuses to.
+    let leased = Schedule::of(20_159).read(Reads::Leased);
+    assert_eq!(verdict_of(Kind::Map, &leased), None);
 }
 
 #[test]

@@ -9,6 +9,8 @@
 //! wrong order, cost time, not truth.
 //!
 //! Where no majority has lost the leader nothing happens: this node was cut off, and waits.
+//! An election that nobody won leaves its group without a leader, and without a lease: such a group stays an
+//! orphan of the node that is gone, and the next attempt follows at once ([`Orphans`]).
 //! Should all attempts fail, the groups' timers are still there. ADR 19 says why a lease may be passed over.
 
 use std::cmp::Reverse;
@@ -44,7 +46,8 @@ const VERSION: u8 = 1;
 pub(crate) struct Lost {
     /// Its own link to that node is gone.
     pub(crate) gone: bool,
-    /// The groups that node led as far as it knows, and the index of the last entry of its own log.
+    /// The groups that node led as far as it knows, and those it knows no leader of; each with the
+    /// index of the last entry of its own log.
     pub(crate) logs: BTreeMap<GroupId, u64>,
 }
 
@@ -118,13 +121,14 @@ fn turn_of(
 /// Stands for election where a leader is gone, until the node stops.
 pub(crate) async fn succeed_leaders(core: Arc<Core>) {
     let mut gone = core.liveness.gone();
+    let mut orphans = Orphans::default();
     let mut attempts = 0;
     loop {
         if gone.has_changed().unwrap_or(false) {
             attempts = 0;
         }
         let lost = gone.borrow_and_update().clone();
-        let orphaned = core.orphaned(&lost);
+        let orphaned = core.orphaned(&lost, &mut orphans);
         let idle = orphaned.is_empty() || attempts == ATTEMPTS_MAX;
         if !idle {
             attempts += 1;
@@ -175,15 +179,17 @@ async fn succeed(core: &Core, leader: NodeId, groups: Vec<Group>) {
 
 async fn stand_in_turn(core: &Core, leader: NodeId, group: Group, turn: usize) {
     let mut leadership = group.leadership();
+    let before = *leadership.borrow_and_update();
     let wait = TURN * u32::try_from(turn).unwrap_or(u32::MAX);
     if turn > 0 {
-        let other = leadership.wait_for(|now| *now != Leadership::There(leader));
+        // Even a vote for another is a change: that one is given time until the next attempt.
+        let other = leadership.wait_for(|now| *now != before);
         if timeout(wait, other).await.is_ok() {
             return;
         }
     }
-    // Back in time: let it lead.
-    if !core.liveness.is_gone(leader) || *leadership.borrow() != Leadership::There(leader) {
+    // Back in time: let it lead. And one that leads by now is not stood against.
+    if !core.liveness.is_gone(leader) || !is_orphan(*leadership.borrow(), leader) {
         return;
     }
     tracing::info!(group = %group.id(), %leader, turn, "the leader's node is gone: standing for election");
@@ -205,18 +211,47 @@ async fn ask_who_lost(core: &Core, leader: NodeId) -> BTreeMap<NodeId, Lost> {
     join_all(asked).await.into_iter().flatten().collect()
 }
 
+/// Whether a group, as its replica here sees it, has no leader but the one that is gone.
+fn is_orphan(seen: Leadership, gone: NodeId) -> bool {
+    matches!(seen, Leadership::Unknown) || seen == Leadership::There(gone)
+}
+
+/// Groups whose leader's node is gone, and that node, until somebody else leads them. A group that has lost its
+/// leader and whose election nobody won knows of no leader at all: what it lost is known here.
+#[derive(Debug, Default)]
+struct Orphans(BTreeMap<GroupId, NodeId>);
+
+impl Orphans {
+    /// Takes note of who leads a group as far as is seen here; the node whose orphan it is, if it is one.
+    fn see(&mut self, group: GroupId, seen: Leadership, gone: &BTreeSet<NodeId>) -> Option<NodeId> {
+        let lost = match seen {
+            Leadership::There(leader) => Some(leader),
+            Leadership::Unknown => self.0.get(&group).copied(),
+            Leadership::Here => None,
+        };
+        let lost = lost.filter(|leader| gone.contains(leader));
+        match lost {
+            Some(leader) => self.0.insert(group, leader),
+            None => self.0.remove(&group),
+        };
+        lost
+    }
+}
+
 impl Core {
     /// The groups with a replica here whose leader's node is among those gone, by that node.
-    fn orphaned(&self, gone: &BTreeSet<NodeId>) -> BTreeMap<NodeId, Vec<Group>> {
+    fn orphaned(
+        &self,
+        gone: &BTreeSet<NodeId>,
+        orphans: &mut Orphans,
+    ) -> BTreeMap<NodeId, Vec<Group>> {
         let mut orphaned: BTreeMap<NodeId, Vec<Group>> = BTreeMap::new();
-        if gone.is_empty() || *self.phase.borrow() == Phase::Draining {
+        if *self.phase.borrow() == Phase::Draining {
             return orphaned;
         }
         for group in self.groups.all() {
-            let leader = *group.leadership().borrow();
-            if let Leadership::There(leader) = leader
-                && gone.contains(&leader)
-            {
+            let seen = *group.leadership().borrow();
+            if let Some(leader) = orphans.see(group.id(), seen, gone) {
                 orphaned.entry(leader).or_default().push(group);
             }
         }
@@ -235,8 +270,8 @@ impl Core {
     pub(crate) async fn lost(&self, leader: NodeId) -> Lost {
         let mut gone = self.liveness.gone();
         let noticed = timeout(NOTICE_MAX, gone.wait_for(|gone| gone.contains(&leader))).await;
-        let led = |group: &Group| *group.leadership().borrow() == Leadership::There(leader);
-        let groups = self.groups.all().into_iter().filter(led);
+        let lost = |group: &Group| is_orphan(*group.leadership().borrow(), leader);
+        let groups = self.groups.all().into_iter().filter(lost);
         let last = |group: Group| Some((group.id(), group.position().last_log?));
         Lost { gone: matches!(noticed, Ok(Ok(_))), logs: groups.filter_map(last).collect() }
     }
@@ -285,6 +320,24 @@ mod tests {
         assert_eq!(order(&silent, &[]), [Some(0), Some(2), Some(1)]);
         let full = [Survivor { suits: false, ..survivor(2, 9) }, survivor(3, 8), survivor(4, 7)];
         assert_eq!(order(&full, &[]), [Some(2), Some(0), Some(1)]);
+    }
+
+    #[test]
+    fn a_group_stays_an_orphan_after_an_election_that_nobody_won_until_another_leads() {
+        let (group, gone) = (GroupId(7), BTreeSet::from([NodeId(1)]));
+        let mut orphans = Orphans::default();
+        let mut see = |seen, gone: &BTreeSet<NodeId>| orphans.see(group, seen, gone);
+        assert_eq!(see(Leadership::Unknown, &gone), None, "it may never have had a leader");
+        assert_eq!(see(Leadership::There(NodeId(2)), &gone), None);
+        assert_eq!(see(Leadership::There(NodeId(1)), &gone), Some(NodeId(1)));
+        assert_eq!(see(Leadership::Unknown, &gone), Some(NodeId(1)), "nobody won");
+        assert_eq!(see(Leadership::Unknown, &BTreeSet::new()), None, "it is back");
+        assert_eq!(see(Leadership::Unknown, &gone), None);
+        assert_eq!(see(Leadership::There(NodeId(1)), &gone), Some(NodeId(1)));
+        assert_eq!(see(Leadership::There(NodeId(3)), &gone), None, "another leads");
+        assert_eq!(see(Leadership::Unknown, &gone), None);
+        assert_eq!(see(Leadership::There(NodeId(1)), &gone), Some(NodeId(1)));
+        assert_eq!(see(Leadership::Here, &gone), None, "we lead");
     }
 
     #[test]
