@@ -1,9 +1,10 @@
 //! One replica of one group: propose, read, watch.
 //!
-//! A [`Group`] is a cheap handle. It owns two queues (commands, reads), each
+//! A [`Group`] is a cheap handle. What it stands for owns two queues (commands, reads), each
 //! drained by a task that ends when the last handle is gone, and a third task
 //! that turns openraft's metrics into a [`Leadership`] to route by.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -149,9 +150,13 @@ pub struct Position {
 /// What a confirmed read sees.
 pub type ReadView = EngineGroup;
 
-/// One replica of one group.
+/// One replica of one group. Clones are the same.
 #[derive(Clone)]
-pub struct Group {
+pub struct Group(Arc<Shared>);
+
+/// What all handles of a replica share: each message and each tick takes one, so a handle must
+/// cost one count and not twenty.
+pub struct Shared {
     id: GroupId,
     replica: ReplicaId,
     pub(crate) raft: Raft,
@@ -183,6 +188,14 @@ pub struct Group {
     pub(crate) synced: Synced,
     evidence: Arc<dyn Evidence>,
     kept_entries: u64,
+}
+
+impl Deref for Group {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }
 
 impl Group {
@@ -254,7 +267,7 @@ impl Group {
         spawn(confirm_reads(raft.clone(), waiting, rounds));
         spawn(watch_leadership(raft.server_metrics(), seen));
         let kept_entries = options.group.kept_entries;
-        Ok(Self {
+        Ok(Self(Arc::new(Shared {
             id,
             replica,
             raft,
@@ -277,7 +290,7 @@ impl Group {
             synced,
             evidence: options.evidence.clone(),
             kept_entries,
-        })
+        })))
     }
 
     /// Which group.

@@ -122,16 +122,15 @@ fn turn_of(
 pub(crate) async fn succeed_leaders(core: Arc<Core>) {
     let mut gone = core.liveness.gone();
     let mut orphans = Orphans::default();
-    let mut attempts = 0;
+    let mut attempts = Attempts::default();
     loop {
-        if gone.has_changed().unwrap_or(false) {
-            attempts = 0;
-        }
         let lost = gone.borrow_and_update().clone();
         let orphaned = core.orphaned(&lost, &mut orphans);
-        let idle = orphaned.is_empty() || attempts == ATTEMPTS_MAX;
+        if orphaned.is_empty() {
+            attempts.reset();
+        }
+        let idle = orphaned.is_empty() || !attempts.another(&lost);
         if !idle {
-            attempts += 1;
             let tries = orphaned.into_iter().map(|(leader, groups)| succeed(&core, leader, groups));
             tokio::select! {
                 () = core.stop.cancelled() => return,
@@ -209,6 +208,30 @@ async fn ask_who_lost(core: &Core, leader: NodeId) -> BTreeMap<NodeId, Lost> {
         Some((node, Lost::decode(&answer).ok()?))
     });
     join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// Attempts that were made since the last news of who is gone.
+#[derive(Debug, Default)]
+struct Attempts {
+    lost: BTreeSet<NodeId>,
+    made: u32,
+}
+
+impl Attempts {
+    /// Counts one more, if there may be one: [`ATTEMPTS_MAX`] for each set of nodes that are gone.
+    fn another(&mut self, lost: &BTreeSet<NodeId>) -> bool {
+        if self.lost != *lost {
+            *self = Self { lost: lost.clone(), made: 0 };
+        }
+        let may = self.made < ATTEMPTS_MAX;
+        self.made += u32::from(may);
+        may
+    }
+
+    /// Forgets them: nothing is lost that would be worth one.
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
 }
 
 /// Whether a group, as its replica here sees it, has no leader but the one that is gone.
@@ -320,6 +343,19 @@ mod tests {
         assert_eq!(order(&silent, &[]), [Some(0), Some(2), Some(1)]);
         let full = [Survivor { suits: false, ..survivor(2, 9) }, survivor(3, 8), survivor(4, 7)];
         assert_eq!(order(&full, &[]), [Some(2), Some(0), Some(1)]);
+    }
+
+    #[test]
+    fn attempts_end_and_begin_again_with_each_loss() {
+        let lost = |node| BTreeSet::from([NodeId(node)]);
+        let mut attempts = Attempts::default();
+        let mut made = |lost: &BTreeSet<NodeId>| (0..20).filter(|_| attempts.another(lost)).count();
+        assert_eq!(made(&lost(1)), 8, "then the timers decide");
+        assert_eq!(made(&lost(1)), 0);
+        assert_eq!(made(&lost(2)), 8, "another one");
+        assert_eq!(made(&lost(1)), 8, "the same, which had come back meanwhile");
+        attempts.reset();
+        assert!(attempts.another(&lost(1)), "its groups had a leader between");
     }
 
     #[test]
