@@ -71,7 +71,7 @@ struct Node {
 pub(crate) struct Said {
     /// The status; 0 if it did not answer.
     pub(crate) status: u16,
-    /// The body.
+    /// Its reasons.
     pub(crate) text: String,
 }
 
@@ -327,8 +327,10 @@ impl Site {
     /// It does not answer.
     pub(crate) async fn said(&self, node: usize) -> Result<Said> {
         let answer = timeout(PROBE_LIMIT, get(self.own(node), "/readyz")).await??;
-        let text = String::from_utf8_lossy(&answer.body).into_owned();
-        Ok(Said { status: answer.status.as_u16(), text })
+        let body: serde_json::Value = serde_json::from_slice(&answer.body)?;
+        let reasons = body["reasons"].as_array().context("no reasons in the answer")?;
+        let reasons: Vec<&str> = reasons.iter().filter_map(|reason| reason.as_str()).collect();
+        Ok(Said { status: answer.status.as_u16(), text: reasons.join("; ") })
     }
 
     /// Makes a node that does not run the only voter of all it holds; what the command said.
