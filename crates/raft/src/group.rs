@@ -147,6 +147,24 @@ pub struct Position {
     pub applied: Option<u64>,
 }
 
+/// Where a replica stands in an election; by this two are compared (Raft, section 5.4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The newest term it has voted in, or stood in.
+    pub vote_term: u64,
+    /// The last entry of its log, if it has one.
+    pub last: Option<LogEnd>,
+}
+
+/// The last entry of a log. The greater one is the one that a voter with the other votes for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogEnd {
+    /// The term it was made in.
+    pub term: u64,
+    /// Its place in the log.
+    pub index: u64,
+}
+
 /// What a confirmed read sees.
 pub type ReadView = EngineGroup;
 
@@ -415,6 +433,19 @@ impl Group {
             committed: metrics.cluster_committed.as_ref().map(|id| id.index()),
             applied: metrics.last_applied.as_ref().map(|id| id.index()),
         }
+    }
+
+    /// Where this replica stands in an election. Asked of the replica itself, behind all it is at: a vote
+    /// that it is about to give is given by then. `None` if the group has stopped.
+    pub async fn standing(&self) -> Option<Standing> {
+        let asked = self.raft.with_raft_state(|state| Standing {
+            vote_term: state.vote_ref().leader_id.term,
+            last: state
+                .log_ids
+                .last()
+                .map(|last| LogEnd { term: last.committed_leader_id().term, index: last.index() }),
+        });
+        asked.await.ok()
     }
 
     /// The term this replica leads in, if it leads as far as it knows.

@@ -93,7 +93,7 @@ mod suite_tests;
 pub use applier::Applied;
 pub use damage::{Damage, Part, applied_entry};
 pub use evidence::{Evidence, NoEvidence};
-pub use group::{Group, GroupOptions, Leadership, Position, ReadView};
+pub use group::{Group, GroupOptions, Leadership, LogEnd, Position, ReadView, Standing};
 pub use groups::{Groups, GroupsOptions};
 pub use inbound::{Kind, kinds};
 pub use lease::Permit;

@@ -266,7 +266,16 @@ impl Group {
             return asked.unwrap_or(Err(Error::NoQuorum));
         }
         let message = self.envelope(leader, kinds::READ_INDEX, Bytes::new());
-        match self.plane.request(node, Lane::Urgent, message, deadline).await {
+        let mut leadership = self.leadership();
+        let before = *leadership.borrow_and_update();
+        let other = leadership.wait_for(|now| *now != before && *now != Leadership::There(node));
+        let answer = tokio::select! {
+            biased;
+            answer = self.plane.request(node, Lane::Urgent, message, deadline) => answer,
+            // Its connection may stand for seconds although nobody is there; all reads wait behind this one.
+            _ = other => return Err(Error::NotLeader { leader: None }),
+        };
+        match answer {
             Ok(answer) => decode_read_index(&answer)
                 .map_err(|cause| Error::Stopped(format!("the leader's answer: {cause}")))?,
             // It is gone, or it went on to lead nothing: another will be known soon.

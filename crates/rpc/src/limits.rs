@@ -29,7 +29,8 @@ pub(crate) const STREAMS_PER_CONNECTION_MAX: u32 = 4;
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Requests to one peer that wait for their answer, on one connection, sent or not. One more
-    /// is [`crate::NotSent::QueueFull`].
+    /// is [`crate::NotSent::QueueFull`]. Urgent ones have as much room again, here and in
+    /// `queued_bytes_max`.
     pub requests_in_flight_max: usize,
     /// Bytes queued to one peer on one connection and not yet sent. One message is always let in,
     /// however long; after that, one more byte is [`crate::NotSent::QueueFull`].

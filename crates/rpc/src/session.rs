@@ -26,6 +26,9 @@ use crate::message::{Envelope, Lane};
 use crate::pending::{OnAnswer, Pending};
 use crate::wire::Frame;
 
+/// Urgent messages are let in until so many times the bounds are reached.
+const URGENT_SHARE: usize = 2;
+
 /// A lock that is never held where a panic could happen, or over an await.
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -85,7 +88,7 @@ impl Session {
         on_answer: OnAnswer,
     ) {
         let mut state = locked(&self.state);
-        if let Err(why) = self.admit(&state, &envelope) {
+        if let Err(why) = self.admit(&state, lane, &envelope) {
             drop(state);
             return on_answer(Err(Error::NotSent(why)));
         }
@@ -105,7 +108,7 @@ impl Session {
         }
     }
 
-    fn admit(&self, state: &State, envelope: &Envelope) -> Result<(), NotSent> {
+    fn admit(&self, state: &State, lane: Lane, envelope: &Envelope) -> Result<(), NotSent> {
         let got_bytes = envelope.payload.len();
         if let Some(why) = &state.closed {
             return Err(NotSent::Down(why.clone()));
@@ -114,8 +117,13 @@ impl Session {
             return Err(NotSent::TooLarge { got_bytes, max_bytes: PAYLOAD_BYTES_MAX });
         }
         let queued_bytes = state.lanes.bytes();
-        let bytes_full = queued_bytes > 0 && queued_bytes + got_bytes > self.queued_bytes_max;
-        if bytes_full || state.pending.len() >= self.in_flight_max {
+        // Pings, votes and heartbeats get in where bulk does not: whether the peer is there must not be
+        // a question of how much it was sent.
+        let share = if lane == Lane::Urgent { URGENT_SHARE } else { 1 };
+        let (bytes_max, in_flight_max) = (self.queued_bytes_max, self.in_flight_max);
+        let bytes_full = queued_bytes > 0
+            && queued_bytes.saturating_add(got_bytes) > bytes_max.saturating_mul(share);
+        if bytes_full || state.pending.len() >= in_flight_max.saturating_mul(share) {
             return Err(NotSent::QueueFull);
         }
         Ok(())

@@ -10,12 +10,16 @@
 //! a lost answer only if it has a name ([`Once`]), because then whoever applies it knows whether it
 //! was applied before. So the death of a leader costs such a caller nothing but time.
 //!
+//! A node that has gone silent ([`crate::liveness`]) is not asked, and an answer of it is not waited for
+//! where the call may be made again: its connection may stand for seconds yet.
+//!
 //! What is not known to have failed is unknown, and stays so: once an answer was lost, a later "not
 //! applied" speaks of the later try alone, and only an answer out of the state settles it.
 
 use std::time::Duration;
 
 use stemedb_machine::shard::Once;
+use stemedb_raft::Evidence;
 use stemedb_rpc::{Envelope, Lane};
 use stemedb_types::{NodeId, ReplicaId, ShardId};
 use tokio::sync::oneshot;
@@ -69,7 +73,14 @@ impl Core {
         // Until when it may be asked for again, from the first lost answer on.
         let mut doubtful: Option<Instant> = None;
         loop {
-            let route = self.route(shard);
+            let route = match self.route(shard) {
+                // At its own door the caller is told of the owner, which it may reach.
+                Route::To(node) if door != Door::Own && self.liveness.is_gone(node) => {
+                    self.learn(shard, node, None);
+                    Route::Nowhere
+                }
+                route => route,
+            };
             let as_a_follower = match &op {
                 Op::Read(read) if route != Route::Here => {
                     self.try_as_a_follower(&asked, read).await
@@ -177,6 +188,7 @@ impl Core {
 
     pub(crate) async fn try_there(&self, node: NodeId, call: WireCall, deadline: Instant) -> Tried {
         let writes = matches!(call.op, Op::Write(_));
+        let may_be_repeated = !writes || call.once.is_some();
         let plane = match self.plane() {
             Ok(plane) => plane,
             Err(error) => return Tried::Done(Err(error), self.node),
@@ -185,7 +197,17 @@ impl Core {
         let group = stemedb_types::GroupId::META;
         let message =
             Envelope { group, from: nobody, to: nobody, kind: CALL, payload: call.encode() };
-        let result = match plane.request(node, Lane::Normal, message, deadline).await {
+        let answer = tokio::select! {
+            biased;
+            answer = plane.request(node, Lane::Normal, message, deadline) => answer,
+            () = self.liveness.lost(node), if may_be_repeated => {
+                return match writes {
+                    true => Tried::Done(Err(Error::OutcomeUnknown), node),
+                    false => Tried::Elsewhere(None),
+                };
+            }
+        };
+        let result = match answer {
             Ok(payload) => decode_op_result(&payload).unwrap_or_else(|cause| {
                 tracing::warn!(%node, %cause, "a peer's answer does not read");
                 // Whatever it says, the write may have been applied.

@@ -44,6 +44,14 @@ impl Liveness {
         self.0.subscribe()
     }
 
+    /// Ends once a node is gone.
+    pub(crate) async fn lost(&self, node: NodeId) {
+        let mut gone = self.0.subscribe();
+        if gone.wait_for(|gone| gone.contains(&node)).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     fn set(&self, node: NodeId, gone: bool) {
         self.0.send_if_modified(|all| {
             let news = if gone { all.insert(node) } else { all.remove(&node) };

@@ -74,8 +74,12 @@ fn a_full_queue_refuses_and_says_that_nothing_was_sent() {
     let limits = Limits { requests_in_flight_max: 1, ..Limits::default() };
     let session = Session::new(&limits, FRAME_BYTES);
     let first = ask(&session, Lane::Normal, "a", later());
-    assert_eq!(ask(&session, Lane::Urgent, "b", later()).try_recv(), Ok(full.clone()));
+    assert_eq!(ask(&session, Lane::Normal, "b", later()).try_recv(), Ok(full.clone()));
+    let ping = ask(&session, Lane::Urgent, "ping", later());
+    assert!(ping.try_recv().is_err(), "what tells whether the peer is there gets in");
+    assert_eq!(ask(&session, Lane::Urgent, "ping", later()).try_recv(), Ok(full.clone()), "once");
     pull(&session);
+    session.answered(2, Answer::Ok("yes".into()));
     session.answered(1, Answer::Ok("yes".into()));
     assert_eq!(first.try_recv(), Ok(Ok("yes".into())));
     assert!(ask(&session, Lane::Normal, "c", later()).try_recv().is_err(), "there is room again");
