@@ -138,6 +138,9 @@ pub struct Member {
     /// How far it is drained; absent if it is not to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+    /// The version of its software; absent until the node asked has heard it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Its own HTTP API.
     pub http: String,
     /// Its gateway.

@@ -71,7 +71,7 @@ pub(crate) async fn members(gateway: &Inner) -> Result<Response<Full<Bytes>>, Fa
     let status = gateway.front.status();
     let held = |node| status.layout.shards.iter().filter(|shard| shard.on(node).is_some()).count();
     let items = status.members.iter().map(|member| {
-        let Member { node, state: s, leaders } = member.clone();
+        let Member { node, state: s, leaders, version } = member.clone();
         api::Member {
             id: node.id.to_string(),
             name: node.name,
@@ -81,6 +81,7 @@ pub(crate) async fn members(gateway: &Inner) -> Result<Response<Full<Bytes>>, Fa
             replicas: count(held(node.id)),
             weight: node.weight,
             drain: drain(member, &drains),
+            version,
             http: node.addresses.http,
             gateway: node.addresses.gateway,
             grpc: node.addresses.grpc,

@@ -8,6 +8,10 @@
 //!   are taken out of packets from a blank node, which may know several. News of our own node id
 //!   in another life never reaches foca: it would declare that life down, even a newer one.
 //! - *How to join.* Knock, learn an identity, announce to it (see `wire`).
+//! - *When to say what we are.* An announcement is passed on for a while and then forgotten, so it
+//!   is made again: under a new identity; when a member comes or begins a new life, for it has
+//!   heard nothing yet; and in any case every `reannounce`, for what was lost. Where many come at
+//!   once it is made once per probe period.
 //! - *When to renew.* Told that it is down, a node takes a higher incarnation and announces
 //!   itself again, once per probe period at most. Two living processes under one id do this to
 //!   each other for as long as both live, the newer life shown, the older told that it is down;
@@ -18,15 +22,18 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Instant;
 
-use foca::{AccumulatingRuntime, Foca, NoCustomBroadcast, OwnedNotification, State};
+use foca::{AccumulatingRuntime, Foca, OwnedNotification, State};
 use rand::rngs::StdRng;
 use stemedb_types::ClusterId;
 
 use crate::Error;
 use crate::identity::Identity;
 use crate::members::{Member, MemberState, Members, picture};
+use crate::news::{Board, News};
+use crate::profile::Profile;
 use crate::timers::Timers;
 use crate::timing::{Timing, planned_size};
 use crate::wire::{Codec, Frame, Packet};
@@ -38,10 +45,11 @@ const ANNOUNCED_MAX: usize = 3;
 /// it, and one lost packet should not cost the cluster a suspicion.
 const FAREWELLS: usize = 3;
 
-/// Why an opened packet was not acted on. A `Double` is noted; else nothing has changed.
+/// Why an opened packet was not acted on. A `Double` is noted, and where only an item of news makes
+/// no sense, all that stands before it was taken; else nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Junk, a newer format, or a message that foca finds senseless.
+    /// Junk, a newer format, or a message or item of news that makes no sense.
     Malformed,
     /// From another cluster.
     Foreign,
@@ -58,7 +66,7 @@ pub(crate) struct Outgoing {
 
 /// See the module's story.
 pub(crate) struct Agent {
-    foca: Foca<Identity, Codec, StdRng, NoCustomBroadcast>,
+    foca: Foca<Identity, Codec, StdRng, Board>,
     asked: AccumulatingRuntime<Identity>,
     timers: Timers,
     timing: Timing,
@@ -68,14 +76,23 @@ pub(crate) struct Agent {
     renewed_at: Option<Instant>,
     renew_at: Option<Instant>,
     double: Option<Member>,
+    /// What is known of everyone's profile; foca writes on it.
+    board: Board,
+    profile: Arc<Profile>,
+    /// Of our newest announcement.
+    number: u64,
+    announced_at: Option<Instant>,
+    /// Never while we are alone.
+    announce_at: Option<Instant>,
     out: Vec<Outgoing>,
 }
 
 impl Agent {
-    pub(crate) fn new(identity: Identity, timing: Timing, rng: StdRng) -> Self {
+    pub(crate) fn new(identity: Identity, profile: Profile, timing: Timing, rng: StdRng) -> Self {
         let sized_for = planned_size(1);
-        Self {
-            foca: Foca::new(identity, timing.config(sized_for), rng, Codec),
+        let (board, config) = (Board::new(&identity), timing.config(sized_for));
+        let mut agent = Self {
+            foca: Foca::with_custom_broadcast(identity, config, rng, Codec, board.clone()),
             asked: AccumulatingRuntime::new(),
             timers: Timers::default(),
             timing,
@@ -84,8 +101,15 @@ impl Agent {
             renewed_at: None,
             renew_at: None,
             double: None,
+            board,
+            profile: Arc::new(profile),
+            number: 0,
+            announced_at: None,
+            announce_at: None,
             out: Vec::new(),
-        }
+        };
+        agent.tell();
+        agent
     }
 
     pub(crate) fn identity(&self) -> &Identity {
@@ -98,7 +122,13 @@ impl Agent {
     }
 
     pub(crate) fn members(&self) -> Members {
-        picture(self.identity(), self.foca.iter_membership_state(), self.double)
+        let profiles = self.board.profiles();
+        picture(self.identity(), self.foca.iter_membership_state(), self.double, profiles)
+    }
+
+    /// How many items of news came in a later format since the last call.
+    pub(crate) fn take_unread(&mut self) -> u64 {
+        self.board.take_unread()
     }
 
     /// The frames to send since the last call.
@@ -108,7 +138,7 @@ impl Agent {
 
     /// When `tick` has something to do.
     pub(crate) fn next_at(&self) -> Option<Instant> {
-        [self.timers.next_at(), self.renew_at].into_iter().flatten().min()
+        [self.timers.next_at(), self.renew_at, self.announce_at].into_iter().flatten().min()
     }
 
     /// Does what is due.
@@ -125,6 +155,9 @@ impl Agent {
         }
         if self.renew_at.is_some_and(|at| at <= now) {
             self.renew(now);
+        }
+        if self.announce_at.is_some_and(|at| at <= now) {
+            self.announce_profile(now);
         }
     }
 
@@ -176,6 +209,7 @@ impl Agent {
         }
         self.settle(now);
         self.renew_at = None;
+        self.announce_at = None;
     }
 
     fn swim(&mut self, bytes: &[u8], now: Instant) -> Result<(), Refusal> {
@@ -301,16 +335,51 @@ impl Agent {
         }
     }
 
+    /// Puts what we are among the news, under a number that was not used yet: as before it would be
+    /// no news, and passed on by nobody.
+    fn tell(&mut self) {
+        self.number += 1;
+        let own = self.foca.identity();
+        let news = News {
+            node: own.node,
+            incarnation: own.incarnation,
+            number: self.number,
+            cluster: own.cluster,
+            profile: self.profile.clone(),
+        };
+        log_failure(self.foca.add_broadcast(&news.encode()).map(drop), "tell what we are");
+    }
+
+    /// Tells a few members at once what we are; they pass it on.
+    fn announce_profile(&mut self, now: Instant) {
+        self.tell();
+        log_failure(self.foca.broadcast(&mut self.asked), "announce what we are");
+        self.announced_at = Some(now);
+        // Alone there is nobody to tell, and who comes makes us plan anew.
+        self.announce_at = (!self.is_alone()).then(|| now + self.timing.reannounce);
+        let known = self.foca.iter_membership_state().map(|member| member.id().node);
+        self.board.sweep(&known.collect());
+        self.settle(now);
+    }
+
+    /// Somebody has not heard what we are: soon, and once for all who come within a probe period.
+    fn plan_announcement(&mut self, now: Instant) {
+        let pause = self.timing.probe_period;
+        let at = self.announced_at.map_or(now, |last| now.max(last + pause));
+        self.announce_at = Some(self.announce_at.map_or(at, |planned| planned.min(at)));
+    }
+
     /// Changes foca's identity and asks a few members to take note: a bare change is gossiped
     /// without an answer, and a node that nobody answers does not probe.
     fn become_identity(&mut self, identity: Identity, now: Instant) {
+        self.board.enter(identity.cluster);
         log_failure(self.foca.change_identity(identity, &mut self.asked), "change identity");
         let peers: Vec<Identity> =
             (self.foca.iter_members().map(foca::Member::id)).take(ANNOUNCED_MAX).copied().collect();
         for peer in peers {
             log_failure(self.foca.announce(peer, &mut self.asked), "announce");
         }
-        self.settle(now);
+        self.announce_profile(now);
     }
 
     /// Drains what foca asked for.
@@ -331,6 +400,12 @@ impl Agent {
         match notification {
             OwnedNotification::MemberUp(id) => {
                 tracing::info!(node = %id.node, gossip = %id.gossip, "gossip: member up");
+                self.plan_announcement(now);
+            }
+            // Another life of a member that never seemed down: it may have forgotten all it heard.
+            OwnedNotification::Rename(_, id) => {
+                tracing::debug!(node = %id.node, life = id.incarnation, "gossip: another life");
+                self.plan_announcement(now);
             }
             OwnedNotification::MemberDown(id) => {
                 tracing::info!(node = %id.node, gossip = %id.gossip, "gossip: member down");

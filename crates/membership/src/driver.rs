@@ -157,9 +157,17 @@ impl Driver {
                 self.say_unreadable(packet, source, now);
             }
             tracing::debug!(%source, reason, "gossip packet refused");
-            meters::refused(reason);
-            self.outlets.refused.send_modify(|refused| refused.count(reason));
+            self.count_refused(reason);
         }
+        for _ in 0..self.agent.take_unread() {
+            tracing::debug!(%source, "an item of news in a later format was passed over");
+            self.count_refused("news");
+        }
+    }
+
+    fn count_refused(&self, reason: &'static str) {
+        meters::refused(reason);
+        self.outlets.refused.send_modify(|refused| refused.count(reason));
     }
 
     /// Lets a stranger know that it was not understood: with another secret it would otherwise

@@ -38,7 +38,7 @@ impl Identity {
 
     /// Both belong to a cluster, and not to the same one. A blank node is foreign to nobody.
     pub(crate) fn is_foreign_to(&self, cluster: Option<ClusterId>) -> bool {
-        matches!((self.cluster, cluster), (Some(ours), Some(theirs)) if ours != theirs)
+        is_foreign(self.cluster, cluster)
     }
 
     /// Another living process under our id: same node, other socket, and not one of our own
@@ -65,6 +65,11 @@ impl foca::Identity for Identity {
         let rank = |id: &Self| (id.incarnation, id.cluster, id.gossip, id.grpc_port);
         rank(self) > rank(adversary)
     }
+}
+
+/// Both are clusters, and not the same one.
+pub(crate) fn is_foreign(one: Option<ClusterId>, other: Option<ClusterId>) -> bool {
+    matches!((one, other), (Some(one), Some(other)) if one != other)
 }
 
 /// The incarnation a node starts with: above every one it ever saved, and above its own ghost

@@ -13,6 +13,8 @@
 //! | `identity` | a node's lives: which of two wins, what is foreign, what is a double |
 //! | `seal` | the envelope: nothing is read that was not sealed with the cluster's key |
 //! | `wire` | the bytes inside: foca's packets, and the knock that finds out who lives where |
+//! | `profile` | what a node tells of itself |
+//! | `news` | profiles on their way: what is news, and what everyone has told |
 //! | `agent` | one member without socket and clock: packets and time in, packets and picture out |
 //! | `timers` | the wake-ups foca asked for, none lost, in its order |
 //! | `timing` | the tempo, and foca's configuration made of it |
@@ -25,7 +27,9 @@
 //! waits until the others, who announce themselves to members that went down, find it (about a
 //! minute). Replayed packets are not recognised (see `seal`). Whoever holds the secret is
 //! trusted: one such node can declare others dead or use up their incarnations, which moves no
-//! data. Nothing but membership travels in gossip; the rest goes over gRPC.
+//! data. Beside membership only a few words of each node about itself travel in gossip (`profile`);
+//! the rest goes over gRPC. Those words are told again and again, so one that was lost is late by
+//! up to 45 seconds.
 
 mod agent;
 mod driver;
@@ -33,6 +37,8 @@ mod identity;
 mod join;
 mod members;
 mod meters;
+mod news;
+mod profile;
 mod seal;
 mod timers;
 mod timing;
@@ -57,6 +63,7 @@ use crate::seal::Keyring;
 pub use identity::first_incarnation;
 pub use join::{GOSSIP_PORT, JoinTarget, JoinTargetError};
 pub use members::{Member, MemberState, Members};
+pub use profile::{PROFILE_TEXT_BYTES_MAX, Profile};
 pub use seal::{SECRET_BYTES_MIN, Secret};
 pub use timing::Timing;
 
@@ -92,6 +99,14 @@ pub enum Error {
     Timing {
         /// The times given.
         timing: Timing,
+    },
+    /// A text of the profile beyond [`PROFILE_TEXT_BYTES_MAX`].
+    #[error("a node's {what} of {bytes} bytes is too long: at most 64 are told to others")]
+    ProfileTooLong {
+        /// Which text.
+        what: &'static str,
+        /// Its length.
+        bytes: usize,
     },
     /// A secret below [`SECRET_BYTES_MIN`].
     #[error("a cluster secret of {bytes} bytes is too short: at least 16 are needed")]
@@ -136,6 +151,8 @@ pub struct Options {
     pub secrets: Vec<Secret>,
     /// Whom to knock at. Our own address among them is fine; empty means: wait to be found.
     pub join: Vec<JoinTarget>,
+    /// What the others are to know of us.
+    pub profile: Profile,
     /// The tempo.
     pub timing: Timing,
 }
@@ -166,6 +183,7 @@ impl Membership {
     pub fn start(options: Options) -> Result<Handle, Error> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
         options.timing.validate()?;
+        options.profile.validate()?;
         let keyring = Keyring::new(&options.secrets)?;
         let (socket, local) = into_tokio(options.socket)?;
         let identity = Identity {
@@ -177,7 +195,7 @@ impl Membership {
         };
         meters::describe();
 
-        let agent = Agent::new(identity, options.timing, rand::make_rng());
+        let agent = Agent::new(identity, options.profile, options.timing, rand::make_rng());
         let first = Arc::new(agent.members());
         meters::show(&first, &first);
         let (members_in, members) = watch::channel(first);
@@ -224,7 +242,7 @@ fn advertised(addr: SocketAddr, local: SocketAddr) -> Result<SocketAddr, Error> 
     Ok(SocketAddr::new(addr.ip(), port))
 }
 
-/// Packets that were not acted on, since the start.
+/// Packets, and items of news, that were not acted on, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
     /// Sealed with a key we don't hold, damaged, or not gossip at all.
@@ -235,6 +253,8 @@ pub struct Refused {
     pub foreign: u64,
     /// From another process under our own node id.
     pub double: u64,
+    /// Items of news in a format that this version can't read. The rest of their packets was taken.
+    pub news: u64,
 }
 
 impl Refused {
@@ -243,6 +263,7 @@ impl Refused {
             "unsealed" => self.unsealed += 1,
             "foreign" => self.foreign += 1,
             "double" => self.double += 1,
+            "news" => self.news += 1,
             _ => self.malformed += 1,
         }
     }

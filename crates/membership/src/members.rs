@@ -4,11 +4,14 @@
 //! whom to dial and whom to ask: ownership, votes and the removal of nodes are decided by the
 //! quorum-committed layout, never by this list.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use stemedb_types::{ClusterId, NodeId};
 
 use crate::identity::Identity;
+use crate::profile::Profile;
 
 /// How a member looks from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +71,10 @@ pub struct Members {
     /// The last other process seen living under our own node id. A copied data directory does
     /// this. It stays set until this process ends: somebody has to stop one of the two.
     pub double: Option<Member>,
+    /// What those in the list tell of themselves, as far as it was heard: a member may be listed
+    /// some time before its profile is, and that of an earlier life stands until the new life's is
+    /// heard. Ours is always there.
+    pub profiles: BTreeMap<NodeId, Arc<Profile>>,
 }
 
 impl Members {
@@ -75,6 +82,11 @@ impl Members {
     pub fn get(&self, node: NodeId) -> Option<&Member> {
         let at = self.list.binary_search_by_key(&node, |member| member.node).ok()?;
         self.list.get(at)
+    }
+
+    /// What `node` tells of itself, if that was heard.
+    pub fn profile(&self, node: NodeId) -> Option<&Profile> {
+        self.profiles.get(&node).map(Arc::as_ref)
     }
 
     /// Everyone not declared dead, ourselves included.
@@ -95,11 +107,13 @@ impl Members {
     }
 }
 
-/// The picture made of foca's state: without our own old lives and without foreign clusters.
+/// The picture made of foca's state and of the news: without our own old lives, without foreign
+/// clusters, and without profiles of nodes that are not in the list.
 pub(crate) fn picture<'a>(
     own: &Identity,
     known: impl Iterator<Item = &'a foca::Member<Identity>>,
     double: Option<Member>,
+    mut profiles: BTreeMap<NodeId, Arc<Profile>>,
 ) -> Members {
     let others = known
         .filter(|member| member.id().node != own.node && !member.id().is_foreign_to(own.cluster))
@@ -107,7 +121,8 @@ pub(crate) fn picture<'a>(
     let mut list: Vec<Member> = others.collect();
     list.push(Member::new(own, MemberState::Alive));
     list.sort_unstable_by_key(|member| member.node);
-    Members { own: own.node, list, double }
+    profiles.retain(|node, _| list.binary_search_by_key(node, |member| member.node).is_ok());
+    Members { own: own.node, list, double, profiles }
 }
 
 fn state(state: foca::State) -> MemberState {
@@ -139,7 +154,8 @@ mod tests {
             .iter()
             .map(|&(node, cluster, state)| foca::Member::new(id(node, cluster), 0, state))
             .collect();
-        picture(&id(5, Some(1)), known.iter(), None)
+        let told = [2, 5, 77].map(|node| (NodeId(node), Arc::default()));
+        picture(&id(5, Some(1)), known.iter(), None, BTreeMap::from(told))
     }
 
     #[test]
@@ -157,6 +173,10 @@ mod tests {
         assert_eq!(members.count(MemberState::Down), 1);
         assert_eq!(members.get(NodeId(2)).unwrap().grpc.to_string(), "127.0.0.1:9");
         assert_eq!(members.get(NodeId(7)), None);
+        let told: Vec<_> = members.profiles.keys().map(|node| node.0).collect();
+        assert_eq!(told, [2, 5], "of nobody who is not in the list");
+        assert_eq!(members.profile(NodeId(2)), Some(&Profile::default()));
+        assert_eq!(members.profile(NodeId(9)), None);
     }
 
     #[test]

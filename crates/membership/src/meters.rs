@@ -17,7 +17,11 @@ const STATES: [(MemberState, &str); 3] =
 pub(crate) fn describe() {
     metrics::describe_gauge!(MEMBERS, "Members known by gossip, this node included, by state.");
     metrics::describe_counter!(SUSPICIONS, "Times a member became suspect in this node's view.");
-    metrics::describe_counter!(REFUSED, "Gossip packets that were not acted on, by reason.");
+    metrics::describe_counter!(
+        REFUSED,
+        "Gossip packets that were not acted on, by reason; reason news: single items of news in a \
+         later format, passed over."
+    );
     metrics::counter!(SUSPICIONS).increment(0);
 }
 
@@ -29,7 +33,7 @@ pub(crate) fn show(before: &Members, after: &Members) {
     metrics::counter!(SUSPICIONS).increment(after.new_suspicions(before) as u64);
 }
 
-/// Counts a packet that was not acted on.
+/// Counts a packet, or an item of news, that was not acted on.
 pub(crate) fn refused(reason: &'static str) {
     metrics::counter!(REFUSED, "reason" => reason).increment(1);
 }

@@ -38,6 +38,9 @@ pub struct Timing {
     pub join_alone: Duration,
     /// Between rounds for ever after (30 s).
     pub join_joined: Duration,
+    /// Between two announcements of what this node is, if nothing calls for one (45 s): what was
+    /// lost on the way is known then.
+    pub reannounce: Duration,
 }
 
 impl Default for Timing {
@@ -47,6 +50,7 @@ impl Default for Timing {
             probe_rtt: Duration::from_millis(500),
             join_alone: Duration::from_secs(1),
             join_joined: Duration::from_secs(30),
+            reannounce: Duration::from_secs(45),
         }
     }
 }
@@ -54,7 +58,7 @@ impl Default for Timing {
 impl Timing {
     /// Refuses what foca could not run with, and pauses that would spin.
     pub(crate) fn validate(&self) -> Result<(), Error> {
-        let waits = [self.probe_rtt, self.join_alone, self.join_joined];
+        let waits = [self.probe_rtt, self.join_alone, self.join_joined, self.reannounce];
         if self.probe_rtt >= self.probe_period || waits.iter().any(Duration::is_zero) {
             return Err(Error::Timing { timing: *self });
         }
@@ -140,6 +144,7 @@ mod tests {
             Timing { probe_rtt: Duration::ZERO, ..fine },
             Timing { join_alone: Duration::ZERO, ..fine },
             Timing { join_joined: Duration::ZERO, ..fine },
+            Timing { reannounce: Duration::ZERO, ..fine },
         ];
         for timing in bad {
             assert!(matches!(timing.validate(), Err(Error::Timing { .. })), "{timing:?}");

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! version (1) | kind (1) | body
-//!   swim    a packet of foca's: header, then a big-endian count and that many members
+//!   swim    a packet of foca's: header, then a big-endian count and that many members, then
+//!           items of news, each behind a big-endian length
 //!   knock   identity of the asker
 //!   answer  identity of the one asked, then maybe the newest life it knows of the asker
 //! ```
@@ -95,17 +96,21 @@ impl<'a> Frame<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Packet {
     pub header: Header<Identity>,
+    /// Empty in a message that carries none.
     pub members: Vec<Member<Identity>>,
+    /// The items of news as they came, lengths included; empty in a message that carries none.
+    pub news: Vec<u8>,
 }
 
 impl Packet {
-    /// Reads all of it; bytes behind the end are refused (we send no custom broadcasts).
+    /// Reads all of it; what stands behind the end, or where no item of news is whole, is refused.
+    /// What an item says is not looked at.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut from = Decoder::new(bytes);
         let header = take_header(&mut from)?;
         let mut members = Vec::new();
-        if !from.left().is_empty() {
-            let count = usize::from(u16::from_be_bytes([from.u8()?, from.u8()?]));
+        if carries_members(&header.message) && !from.left().is_empty() {
+            let count = usize::from(take_count(&mut from)?);
             let left_bytes = from.left().len();
             if count > left_bytes / MEMBER_BYTES_MIN {
                 return Err(DecodeError::Length { length: count as u64, left_bytes });
@@ -115,21 +120,58 @@ impl Packet {
                 members.push(take_member(&mut from)?);
             }
         }
+        let mut news = Vec::new();
+        if carries_news(&header.message) {
+            news.extend_from_slice(from.left());
+            skip_items(&mut from)?;
+        }
         from.finish()?;
-        Ok(Self { header, members })
+        Ok(Self { header, members, news })
     }
 
     /// The bytes foca would have sent.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::with_capacity(SWIM_BYTES_MAX);
         put_header(&mut out, &self.header);
-        if !self.members.is_empty() {
+        // Nothing may be left out but the end: news without members stands behind a count of 0.
+        let is_bare = self.members.is_empty() && self.news.is_empty();
+        if carries_members(&self.header.message) && !is_bare {
             let count = u16::try_from(self.members.len()).unwrap_or(u16::MAX);
             out.raw(&count.to_be_bytes());
             self.members.iter().take(usize::from(count)).for_each(|m| put_member(&mut out, m));
         }
+        if carries_news(&self.header.message) {
+            out.raw(&self.news);
+        }
         out.into_vec()
     }
+}
+
+/// Whether foca puts a count and members behind a message's header.
+fn carries_members(message: &Message<Identity>) -> bool {
+    !matches!(message, Message::Announce | Message::TurnUndead | Message::Broadcast)
+}
+
+/// Whether foca puts custom broadcasts, which are our news, at a message's end.
+fn carries_news(message: &Message<Identity>) -> bool {
+    !matches!(message, Message::Announce | Message::TurnUndead)
+}
+
+/// foca counts in the network's byte order.
+fn take_count(from: &mut Decoder<'_>) -> Result<u16, DecodeError> {
+    Ok(u16::from_be_bytes([from.u8()?, from.u8()?]))
+}
+
+/// Moves past whole items of news, up to the end.
+fn skip_items(from: &mut Decoder<'_>) -> Result<(), DecodeError> {
+    while !from.left().is_empty() {
+        let length = take_count(from)?;
+        if length == 0 {
+            return Err(value("the length of an item of news", 0));
+        }
+        from.raw(usize::from(length))?;
+    }
+    Ok(())
 }
 
 /// How foca's headers and members become bytes.
@@ -308,7 +350,8 @@ fn take_identity(from: &mut Decoder<'_>) -> Result<Identity, DecodeError> {
     Ok(Identity { node, incarnation, cluster, gossip, grpc_port })
 }
 
-fn take_u16(from: &mut Decoder<'_>, what: &'static str) -> Result<u16, DecodeError> {
+/// A varint that must be a `u16`.
+pub(crate) fn take_u16(from: &mut Decoder<'_>, what: &'static str) -> Result<u16, DecodeError> {
     let got = from.varint()?;
     u16::try_from(got).map_err(|_| DecodeError::Value { what, got })
 }
@@ -365,9 +408,19 @@ mod tests {
         fn a_packet()(
             src in an_identity(), src_incarnation in any::<u16>(), dst in an_identity(),
             message in a_message(), members in prop::collection::vec(a_member(), 0..12),
+            items in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..4),
         ) -> Packet {
-            Packet { header: Header { src, src_incarnation, dst, message }, members }
+            let members = if carries_members(&message) { members } else { Vec::new() };
+            let items = if carries_news(&message) { items } else { Vec::new() };
+            let news = items.iter().flat_map(|item| an_item(item)).collect();
+            Packet { header: Header { src, src_incarnation, dst, message }, members, news }
         }
+    }
+
+    /// As foca writes one.
+    fn an_item(item: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(item.len()).unwrap();
+        [&length.to_be_bytes()[..], item].concat()
     }
 
     proptest! {
@@ -377,14 +430,31 @@ mod tests {
             prop_assert_eq!(Packet::decode(&bytes), Ok(packet.clone()));
 
             let mut buf = bytes.as_slice();
+            let is_bare = packet.members.is_empty() && packet.news.is_empty();
+            let counted = carries_members(&packet.header.message) && !is_bare;
             prop_assert_eq!(Codec.decode_header(&mut buf), Ok(packet.header));
-            if !packet.members.is_empty() {
+            if counted {
                 prop_assert_eq!(usize::from(buf.get_u16()), packet.members.len());
             }
             for member in packet.members {
                 prop_assert_eq!(Codec.decode_member(&mut buf), Ok(member));
             }
-            prop_assert!(buf.is_empty());
+            prop_assert_eq!(buf, packet.news);
+        }
+
+        #[test]
+        fn news_that_is_cut_inside_an_item_or_holds_an_empty_one_is_refused(
+            packet in a_packet(), item in prop::collection::vec(any::<u8>(), 1..300),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            prop_assume!(carries_news(&packet.header.message));
+            let item = an_item(&item);
+            let cut = &item[..1 + cut.index(item.len() - 1)];
+            for tail in [cut, &[0, 0][..]] {
+                let news = [packet.news.as_slice(), tail].concat();
+                let packet = Packet { news, ..packet.clone() };
+                prop_assert!(Packet::decode(&packet.encode()).is_err(), "{:?}", tail);
+            }
         }
 
         #[test]
@@ -443,6 +513,36 @@ mod tests {
             vec![6, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x86, 0x8e, 1],
         ];
         assert_eq!(Frame::Answer { from, known: Some(known) }.encode(), wanted.concat());
+
+        // As foca writes it: a count where members may stand, none before a mere broadcast.
+        let wanted_id = wanted[1].as_slice();
+        let news = an_item(&[0xaa, 0xbb]);
+        let table = [
+            (Message::Broadcast, vec![10, 0, 2, 0xaa, 0xbb]),
+            (Message::Gossip, vec![9, 0, 0, 0, 2, 0xaa, 0xbb]),
+        ];
+        for (message, wanted_rest) in table {
+            let header = Header { src: from, src_incarnation: 7, dst: from, message };
+            let packet = Packet { header, members: Vec::new(), news: news.clone() };
+            let wanted = [wanted_id, &[7][..], wanted_id, wanted_rest.as_slice()].concat();
+            assert_eq!(packet.encode(), wanted);
+            assert_eq!(Packet::decode(&wanted), Ok(packet));
+        }
+    }
+
+    #[test]
+    fn bytes_behind_a_message_that_carries_nothing_are_refused() {
+        let gossip = SocketAddr::from(([10, 0, 0, 1], 18183));
+        let id =
+            Identity { node: NodeId(1), incarnation: 1, cluster: None, gossip, grpc_port: 18182 };
+        for message in [Message::Announce, Message::TurnUndead] {
+            let header = Header { src: id, src_incarnation: 0, dst: id, message };
+            let packet = Packet { header, members: Vec::new(), news: Vec::new() };
+            let bytes = packet.encode();
+            assert_eq!(Packet::decode(&bytes), Ok(packet));
+            let longer = [bytes, vec![0, 0]].concat();
+            assert_eq!(Packet::decode(&longer), Err(DecodeError::Trailing { left_bytes: 2 }));
+        }
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stemedb_membership::{
-    Error, Handle, JoinTarget, Member, MemberState, Members, Membership, Options, Refused, Secret,
-    Timing, bind,
+    Error, Handle, JoinTarget, Member, MemberState, Members, Membership, Options, Profile, Refused,
+    Secret, Timing, bind,
 };
 use stemedb_types::{ClusterId, NodeId};
 use tokio::sync::watch;
@@ -29,11 +29,13 @@ fn options(node: u64, join: &[SocketAddr]) -> Options {
         grpc_port: 18182,
         secrets: vec![secret(SECRET)],
         join: join.iter().map(target).collect(),
+        profile: Profile { zone: format!("zone-{node}"), ..Profile::default() },
         timing: Timing {
             probe_period: Duration::from_millis(200),
             probe_rtt: Duration::from_millis(80),
             join_alone: Duration::from_millis(50),
             join_joined: Duration::from_millis(500),
+            reannounce: Duration::from_secs(2),
         },
     }
 }
@@ -61,12 +63,19 @@ fn alive(member: &Member) -> bool {
 
 #[tokio::test]
 async fn three_nodes_meet_through_one_lose_one_and_get_it_back_as_a_newer_life() {
+    let told = |members: &Arc<Members>, node: u64, zone: &str| {
+        members.profile(NodeId(node)).is_some_and(|profile| profile.zone == zone)
+    };
     let one = Membership::start(options(1, &[])).unwrap();
     let seed = [one.advertise()];
     let two = Membership::start(options(2, &seed)).unwrap();
     let three = Membership::start(options(3, &seed)).unwrap();
     for handle in [&one, &two, &three] {
         until(handle.members(), |members| members.count(MemberState::Alive) == 3).await;
+        until(handle.members(), |members| {
+            (1..=3).all(|node| told(members, node, &format!("zone-{node}")))
+        })
+        .await;
     }
 
     drop(three);
@@ -75,13 +84,15 @@ async fn three_nodes_meet_through_one_lose_one_and_get_it_back_as_a_newer_life()
 
     // Through the other survivor, on another port, by a name.
     let by_name = JoinTarget { host: "localhost".to_owned(), port: two.advertise().port() };
-    let back = Options { incarnation: 2, join: vec![by_name], ..options(3, &[]) };
+    let profile = Profile { zone: "elsewhere".to_owned(), ..Profile::default() };
+    let back = Options { incarnation: 2, join: vec![by_name], profile, ..options(3, &[]) };
     let three = Membership::start(back).unwrap();
     for handle in [&one, &two] {
         let members = sees(handle, 3, alive).await;
         let member = members.get(NodeId(3)).unwrap();
         assert_eq!((member.incarnation, member.gossip), (2, three.advertise()));
         assert_eq!(member.grpc.port(), 18182);
+        until(handle.members(), |members| told(members, 3, "elsewhere")).await;
     }
     until(three.members(), |members| members.count(MemberState::Alive) == 3).await;
 }
@@ -185,6 +196,10 @@ async fn what_can_not_work_is_refused_before_anything_runs() {
     let timing = Timing { probe_rtt: Duration::from_secs(9), ..Timing::default() };
     let refused = Membership::start(Options { timing, ..options(1, &[]) });
     assert!(matches!(refused, Err(Error::Timing { .. })));
+
+    let profile = Profile { version: "1".repeat(65), ..Profile::default() };
+    let refused = Membership::start(Options { profile, ..options(1, &[]) });
+    assert!(matches!(refused, Err(Error::ProfileTooLong { what: "version", bytes: 65 })));
 }
 
 #[test]

@@ -39,7 +39,7 @@ use crate::message::PeerIdentity;
 use crate::mismatch::{Mismatch, REFUSED, read_refusal};
 
 /// The protocol this build speaks; the only one so far.
-pub(crate) const PROTOCOL_VERSION: u8 = 1;
+pub const PROTOCOL_VERSION: u8 = 1;
 /// Most cluster secrets accepted at once; a rotation needs two.
 pub const SECRETS_MAX: usize = 4;
 

@@ -77,7 +77,7 @@ mod wire;
 
 pub use answers::Reply;
 pub use error::{Down, Error, Link, NotSent, StartError, Unknown};
-pub use handshake::SECRETS_MAX;
+pub use handshake::{PROTOCOL_VERSION, SECRETS_MAX};
 pub use limits::{
     BULK_PAYLOAD_BYTES, CHUNK_BYTES_MAX, Limits, PAYLOAD_BYTES_MAX, REFUSAL_TEXT_BYTES_MAX,
 };

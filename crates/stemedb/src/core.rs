@@ -240,14 +240,7 @@ impl Core {
         self.groups.get(GroupId::META).ok_or_else(|| Error::unavailable(Unavailable::Starting))
     }
 
-    /// A node's own HTTP address, as registered.
-    pub(crate) fn http_address(&self, node: NodeId) -> Option<String> {
-        let state = self.meta.load();
-        let address = state.nodes.get(&node).map(|node| node.addresses.http.clone());
-        address.filter(|address| !address.is_empty())
-    }
-
-    /// The member whose own HTTP address this is.
+    /// The member that registered this as its own HTTP address.
     pub(crate) fn node_at(&self, http: &str) -> Option<NodeId> {
         let state = self.meta.load();
         state.nodes.values().find(|node| node.addresses.http == http).map(|node| node.id)

@@ -277,6 +277,8 @@ pub struct Member {
     pub state: MemberState,
     /// How many shards it leads, as far as this node knows.
     pub leaders: u32,
+    /// The version of its software, once it was heard to tell it.
+    pub version: Option<String>,
 }
 
 /// The cluster at a glance, as this node sees it.

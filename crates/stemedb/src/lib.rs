@@ -46,6 +46,7 @@
 //! | `disk` | free bytes → what a volume can still take (pure) |
 //! | `volumes` | looks at the volumes, tells peers, keeps out what there is no room for |
 //! | `status`, `monitor` | what a node says of itself |
+//! | `profile` | what nodes tell of themselves by gossip, and what becomes of it |
 //!
 //! Left out until their parts: quotas and limits.
 
@@ -84,6 +85,7 @@ mod options;
 mod peers;
 mod preference;
 mod preview;
+mod profile;
 mod progress;
 mod promises;
 mod quarantine;

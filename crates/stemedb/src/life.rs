@@ -204,6 +204,7 @@ async fn follow_meta(core: &Arc<Core>, group: &Group) -> Result<(), Fatal> {
         states.borrow_and_update();
         let leads = *leadership.borrow_and_update() == Leadership::Here;
         let state = core.adopt(group);
+        core.compare_profiles(&state);
         keep_in_line(core, &state).await?;
         // A change that finds no quorum must not keep this node from following.
         if leads && timeout(LEAD_TIMEOUT, lead_meta(core, group, &state)).await.is_err() {

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use rand::RngExt;
 use stemedb_engine::{Budget, Health, RocksStore, SNAPSHOT_FILE_BYTES_MAX, Store};
 use stemedb_machine::meta::{ApiKey, IfExists, MetaAnswer, MetaCommand, NewKey, Project};
-use stemedb_membership::{self as membership, Membership, Secret, Timing};
+use stemedb_membership::{self as membership, Membership, PROFILE_TEXT_BYTES_MAX, Secret, Timing};
 use stemedb_raft::wal::{self, OnDamage, OpenError, Recovery, StreamId, Wal};
 use stemedb_rpc::{Limits, Plane, PlaneOptions};
 use stemedb_types::{NodeId, ProjectName, ReplicaId};
@@ -39,6 +39,7 @@ use crate::operator::{Change, Preview, Progress};
 use crate::options::{Fatal, NodeOptions, StartError};
 use crate::peers::Peers;
 use crate::preference::prefer_leaders;
+use crate::profile::own_profile;
 use crate::promises::{self, Promises};
 use crate::quarantine::{self, Entry, Quarantine};
 use crate::recover;
@@ -133,6 +134,7 @@ impl Node {
                     grpc_port: grpc.port(),
                     secrets: gossip_secrets(&options.secrets)?,
                     join: gossip.join,
+                    profile: own_profile(&options.zone, options.weight, &options.addresses),
                     timing: Timing::default(),
                 });
                 Some(started.map_err(|cause| StartError::Network(cause.to_string()))?)
@@ -439,6 +441,9 @@ fn check(options: &NodeOptions) -> Result<(), StartError> {
     }
     if options.name.is_empty() || options.name.len() > 255 {
         return setting("a node's name is 1 to 255 bytes long");
+    }
+    if options.zone.len() > PROFILE_TEXT_BYTES_MAX {
+        return setting("a node's zone is at most 64 bytes long");
     }
     if !(1..=SNAPSHOT_FILE_BYTES_MAX).contains(&options.groups.snapshot_file_bytes) {
         return setting("a file of a snapshot holds 1 byte to 64 MiB of rows");

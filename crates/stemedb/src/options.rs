@@ -50,7 +50,7 @@ pub struct NodeOptions {
     pub db_dir: PathBuf,
     /// The node's label; unique in its cluster.
     pub name: String,
-    /// Its failure domain; empty if it names none.
+    /// Its failure domain, of at most 64 bytes; empty if it names none.
     pub zone: String,
     /// A bound listener for peers; `None`: a port of the system's choice on loopback.
     pub peers: Option<TcpListener>,

@@ -33,6 +33,7 @@ impl Core {
                 node: node.clone(),
                 state: self.heard_state(node.id),
                 leaders: leaders.get(&node.id).copied().unwrap_or(0),
+                version: self.version_of(node.id),
             })
             .collect();
         let alive = |node: NodeId| {

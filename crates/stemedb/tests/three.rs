@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{PATIENCE, cluster, places, ready, start, start_again, stop};
+use common::{PATIENCE, cluster, places, ready, start, start_again, stop, until};
 use stemedb::{Error, Front};
 
 /// Puts of one value that a test tries, each bounded by its own deadline.
@@ -26,6 +26,13 @@ async fn three_blank_nodes_found_one_cluster_and_any_of_them_serves_any_bucket()
     assert_eq!(status[0].layout.shards.len(), 4);
     assert!(status[0].layout.shards.iter().all(|shard| shard.replicas.len() == 3));
     assert_eq!(status[0].members.len(), 3);
+
+    // Each hears by gossip what the others run.
+    until("the versions of all are known to all", || {
+        let mut members = nodes.iter().flat_map(|node| node.status().members);
+        members.all(|member| member.version.as_deref() == Some(env!("CARGO_PKG_VERSION")))
+    })
+    .await;
 
     // Every node takes a write for every bucket and reads what the others wrote.
     for (number, node) in nodes.iter().enumerate() {

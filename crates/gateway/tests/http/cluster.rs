@@ -39,7 +39,8 @@ async fn members_and_layout_are_for_those_who_may_inspect() {
         bench.ask("GET /v1/cluster/members", ROOT).await,
         ok("{\"items\":[{\"gateway\":\"n1:18181\",\"gossip\":\"n1:18183\",\"grpc\":\"n1:18182\",\
             \"http\":\"n1:18180\",\"id\":\"0000000000000001\",\"leaders\":1,\"name\":\"n1\",\
-            \"replicas\":1,\"state\":\"alive\",\"weight\":3,\"zone\":\"a\"}]}")
+            \"replicas\":1,\"state\":\"alive\",\"version\":\"0.1.0\",\"weight\":3,\
+            \"zone\":\"a\"}]}")
     );
     let layout = bench.ask("GET /v1/cluster/layout", ROOT).await;
     let expected = "\"meta\":[{\"node\":\"0000000000000001\",\"replica\":1}],\

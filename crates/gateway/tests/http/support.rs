@@ -127,12 +127,13 @@ impl Front for Script {
         };
         let replica = |id| Replica { node: NodeId(1), id: ReplicaId(id) };
         let shards = vec![ShardLayout { replicas: vec![replica(2)] }];
+        let version = Some("0.1.0".into());
         ClusterStatus {
             cluster: Some(ClusterId(0xabc)),
             node: NodeId(1),
             node_name: "n1".into(),
             layout: Layout { epoch: 5, shards, meta: vec![replica(1)] },
-            members: vec![Member { node, state: MemberState::Alive, leaders: 1 }],
+            members: vec![Member { node, state: MemberState::Alive, leaders: 1, version }],
             shards_leaderless: 0,
             shards_under_replicated: 1,
             shards_moving: 2,

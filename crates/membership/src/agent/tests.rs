@@ -22,6 +22,9 @@ struct World {
     agents: BTreeMap<u16, Agent>,
     /// Alive, but no packet comes or goes.
     cut_off: Vec<u16>,
+    /// News is lost on its way, and nothing else.
+    loses_news: bool,
+    began: Instant,
     /// By arrival, then by sending.
     flying: BTreeMap<(Instant, u64), (u16, Outgoing)>,
     sent: u64,
@@ -36,19 +39,38 @@ fn life(node: u64, incarnation: u64, cluster: Option<ClusterId>, port: u16) -> I
     Identity { node: NodeId(node), incarnation, cluster, gossip: at(port), grpc_port: 18182 }
 }
 
+fn in_zone(zone: &str) -> Profile {
+    Profile { zone: zone.to_owned(), version: "0.1.0".to_owned(), ..Profile::default() }
+}
+
+/// The frame without its news.
+fn without_news(frame: &[u8]) -> Vec<u8> {
+    match Frame::decode(frame) {
+        Ok(Frame::Swim(bytes)) => {
+            let packet = Packet { news: Vec::new(), ..Packet::decode(bytes).unwrap() };
+            Frame::Swim(&packet.encode()).encode()
+        }
+        _ => frame.to_vec(),
+    }
+}
+
 impl World {
     fn new() -> Self {
+        let now = Instant::now();
         Self {
-            now: Instant::now(),
+            now,
             agents: BTreeMap::new(),
             cut_off: Vec::new(),
+            loses_news: false,
+            began: now,
             flying: BTreeMap::new(),
             sent: 0,
             refusals: Vec::new(),
         }
     }
 
-    /// Nodes 1 to `count` on ports of the same number, all knocking at node 1, until they agree.
+    /// Nodes 1 to `count` on ports of the same number, all knocking at node 1, until they agree and
+    /// each has heard what the others are.
     fn joined(count: u16) -> Self {
         let mut world = Self::new();
         for port in 1..=count {
@@ -58,13 +80,20 @@ impl World {
         world.run_until("all have joined", 60, |world| {
             (1..=count).all(|port| world.count(port, MemberState::Alive) == usize::from(count))
         });
+        world.run_until_all_is_told(100);
         world
     }
 
+    /// A node in the zone that is named after its port.
     fn start(&mut self, identity: Identity) {
+        self.start_in(identity, &format!("zone-{}", identity.gossip.port()));
+    }
+
+    fn start_in(&mut self, identity: Identity, zone: &str) {
         let port = identity.gossip.port();
         let rng = StdRng::seed_from_u64(u64::from(port));
-        self.agents.insert(port, Agent::new(identity, Timing::default(), rng));
+        let agent = Agent::new(identity, in_zone(zone), Timing::default(), rng);
+        self.agents.insert(port, agent);
     }
 
     fn agent(&mut self, port: u16) -> &mut Agent {
@@ -85,6 +114,22 @@ impl World {
 
     fn state(&self, port: u16, node: u64) -> Option<MemberState> {
         self.list(port).get(NodeId(node)).map(|member| member.state)
+    }
+
+    /// The zone of `node`, as the process on `port` has heard it.
+    fn zone(&self, port: u16, node: u64) -> Option<String> {
+        self.list(port).profile(NodeId(node)).map(|profile| profile.zone.clone())
+    }
+
+    /// Whether the process on `port` has heard what each member of its picture is.
+    fn is_told_all(&self, port: u16) -> bool {
+        let members = self.list(port);
+        members.list.iter().all(|member| members.profile(member.node).is_some())
+    }
+
+    /// Items of news that wait to be passed on.
+    fn backlog(&self) -> usize {
+        self.agents.values().map(|agent| agent.foca.custom_broadcast_backlog()).sum()
     }
 
     /// Puts what the agents have said into the air.
@@ -121,8 +166,10 @@ impl World {
 
     fn deliver(&mut self, source: u16, outgoing: &Outgoing) {
         let port = outgoing.to.port();
+        let frame =
+            if self.loses_news { without_news(&outgoing.frame) } else { outgoing.frame.clone() };
         if let Some(agent) = self.agents.get_mut(&port).filter(|_| !self.cut_off.contains(&port))
-            && let Err(refusal) = agent.receive(&outgoing.frame, at(source), self.now)
+            && let Err(refusal) = agent.receive(&frame, at(source), self.now)
         {
             self.refusals.push((port, refusal));
         }
@@ -138,6 +185,17 @@ impl World {
         while !done(self) {
             assert!(self.step(end), "{what}: not within {seconds} s");
         }
+    }
+
+    /// Looks once a second: with fifty nodes a look costs more than a step.
+    fn run_until_all_is_told(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            if self.agents.keys().all(|&port| self.is_told_all(port)) {
+                return;
+            }
+            self.run(1);
+        }
+        panic!("somebody has not heard of somebody after {seconds} s");
     }
 }
 
@@ -227,11 +285,16 @@ fn two_halves_that_never_met_are_one_cluster_after_one_knock() {
 #[test]
 fn news_of_our_own_id_in_a_newer_life_is_noted_and_not_fought() {
     let (own, peer, newer) = (life(1, 5, A, 1), life(2, 1, A, 2), life(1, 9, A, 11));
-    let mut agent = Agent::new(own, Timing::default(), StdRng::seed_from_u64(1));
+    let rng = StdRng::seed_from_u64(1);
+    let mut agent = Agent::new(own, in_zone("ours"), Timing::default(), rng);
     let members = vec![foca::Member::alive(newer)];
+    let profile = Arc::new(in_zone("theirs"));
+    let told = News { node: NodeId(2), incarnation: 1, number: 1, cluster: A, profile };
+    let of_us = News { node: NodeId(1), incarnation: 9, ..told.clone() };
+    let news = [of_us, told].iter().flat_map(|news| framed(&news.encode())).collect();
     let header =
         foca::Header { src: peer, src_incarnation: 0, dst: own, message: foca::Message::Gossip };
-    let packet = Packet { header, members }.encode();
+    let packet = Packet { header, members, news }.encode();
     let taken = agent.receive(&Frame::Swim(&packet).encode(), at(2), Instant::now());
 
     assert_eq!(taken, Ok(()));
@@ -239,6 +302,78 @@ fn news_of_our_own_id_in_a_newer_life_is_noted_and_not_fought() {
     assert_eq!(agent.floor, 9);
     let known: Vec<_> = agent.foca.iter_membership_state().map(|member| *member.id()).collect();
     assert_eq!(known, [peer], "foca would have declared the newer life down");
+    // The member was taken out of the packet, and the news behind it stayed.
+    let zones: Vec<_> =
+        agent.members().profiles.into_values().map(|profile| profile.zone.clone()).collect();
+    assert_eq!(zones, ["ours", "theirs"]);
+}
+
+/// An item as it stands in a packet.
+fn framed(item: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(item.len()).unwrap();
+    [&length.to_be_bytes()[..], item].concat()
+}
+
+#[test]
+fn everyone_hears_what_everyone_is() {
+    let world = World::joined(5);
+    for port in 1..=5 {
+        for node in 1..=5 {
+            assert_eq!(world.zone(port, node), Some(format!("zone-{node}")), "{port} of {node}");
+        }
+    }
+    assert_eq!(world.refusals, []);
+}
+
+#[test]
+fn who_joins_after_all_was_passed_on_hears_it_all_the_same_and_soon() {
+    let mut world = World::joined(3);
+    world.run(20);
+    assert_eq!(world.backlog(), 0, "what was said by then is said by nobody any more");
+
+    world.start(life(4, 100, None, 4));
+    world.knock(4, 1);
+    world.run_until("told", 10, |world| {
+        (1..=4).all(|port| world.list(port).list.len() == 4 && world.is_told_all(port))
+    });
+    assert_eq!(world.zone(4, 2).as_deref(), Some("zone-2"));
+}
+
+#[test]
+fn a_node_that_restarts_in_another_zone_is_seen_there_by_all_and_hears_of_all_again() {
+    let mut world = World::joined(3);
+    world.run(20);
+    // At once, under its old address: nobody has taken it for dead.
+    world.agents.remove(&3);
+    world.start_in(life(3, 200, None, 3), "elsewhere");
+    world.knock(3, 1);
+    world.run_until("told", 10, |world| {
+        [1, 2].iter().all(|&port| world.zone(port, 3).as_deref() == Some("elsewhere"))
+            && world.list(3).list.len() == 3
+            && world.is_told_all(3)
+    });
+    world.run(100);
+    assert_eq!(world.zone(2, 3).as_deref(), Some("elsewhere"), "nothing old comes back");
+    assert_eq!(world.refusals, []);
+}
+
+#[test]
+fn news_that_was_lost_is_made_good_by_the_next_announcement() {
+    let mut world = World::joined(2);
+    world.loses_news = true;
+    world.start(life(3, 100, None, 3));
+    world.knock(3, 1);
+    world.run_until("joined", 10, |world| {
+        (1..=3).all(|port| world.count(port, MemberState::Alive) == 3)
+    });
+    world.run(20);
+    let heard = |world: &World| [(1, 3), (2, 3), (3, 1)].map(|(port, node)| world.zone(port, node));
+    assert_eq!(heard(&world), [None, None, None]);
+    assert_eq!(world.backlog(), 0);
+
+    world.loses_news = false;
+    world.run_until_all_is_told(Timing::default().reannounce.as_secs() + 1);
+    assert_eq!(world.zone(3, 2).as_deref(), Some("zone-2"));
 }
 
 #[test]
@@ -286,6 +421,7 @@ fn clusters_do_not_mix_not_even_through_a_blank_node_that_knows_both() {
     assert_eq!(world.state(1, 3), Some(MemberState::Alive));
     assert_eq!(world.state(1, 2), None);
     assert_eq!(world.state(2, 1), None);
+    assert_eq!(world.agents[&1].board.profiles().get(&NodeId(2)), None, "nor what it is");
     // The one knock was refused, and nothing followed it: 1 never learnt enough to probe 2.
     assert_eq!(world.refusals, [(2, Refusal::Foreign)]);
 
@@ -347,6 +483,11 @@ fn fifty_nodes_find_each_other_in_packets_that_stay_small() {
     let mut world = World::joined(50);
     assert_eq!(world.agent(50).sized_for.get(), 64);
     assert_eq!(world.refusals, []);
+
+    // However many came at once: one announcement a second, and the one of the start.
+    let seconds = world.now.duration_since(world.began).as_secs();
+    let most = world.agents.values().map(|agent| agent.number).max();
+    assert!(most <= Some(seconds + 2), "{most:?} announcements in {seconds} s");
 }
 
 proptest! {
@@ -354,7 +495,8 @@ proptest! {
     fn no_opened_bytes_make_an_agent_panic_or_know_anybody(
         kind in 0..5u8, junk in prop::collection::vec(any::<u8>(), 0..120),
     ) {
-        let mut agent = Agent::new(life(1, 5, A, 1), Timing::default(), StdRng::seed_from_u64(1));
+        let rng = StdRng::seed_from_u64(1);
+        let mut agent = Agent::new(life(1, 5, A, 1), in_zone("ours"), Timing::default(), rng);
         let bytes = [vec![1, kind], junk].concat();
         let refused = agent.receive(&bytes, at(9), Instant::now());
         prop_assert_eq!(refused, Err(Refusal::Malformed));

@@ -120,13 +120,16 @@ pub(crate) fn members_table(members: &MemberList) -> String {
             member.leaders.to_string(),
             member.replicas.to_string(),
             member.weight.to_string(),
+            member.version.clone().unwrap_or_else(|| "-".to_owned()),
             member.http.clone(),
             member.gateway.clone(),
             member.zone.clone(),
         ]
     });
-    let header =
-        ["ID", "NAME", "STATE", "LEADERS", "REPLICAS", "WEIGHT", "HTTP", "GATEWAY", "ZONE"];
+    let header = [
+        "ID", "NAME", "STATE", "LEADERS", "REPLICAS", "WEIGHT", "VERSION", "HTTP", "GATEWAY",
+        "ZONE",
+    ];
     output::table(header, rows)
 }
 
