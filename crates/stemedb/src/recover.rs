@@ -257,7 +257,10 @@ impl Disks {
     }
 
     fn report(&mut self, begun: bool) -> Result<RecoverReport, RecoverError> {
-        let disk = |cause: stemedb_raft::Error| RecoverError::Disk(cause.to_string());
+        let remains = |group: GroupId, replica: &Survivor| {
+            let refused = |cause| RecoverError::Refused(format!("group {group}: {cause}"));
+            replica.remains().map_err(refused)
+        };
         if let Some(entry) = self.aside.get(&GroupId::META) {
             return Err(RecoverError::Refused(format!(
                 "the meta group is set aside as damaged here: {}; this node knows neither members nor \
@@ -267,9 +270,9 @@ impl Disks {
         }
         let meta = self.replica(GroupId::META, self.meta_replica)?;
         let state = meta.applied().meta().borrow().clone();
-        let remains = meta.remains().map_err(disk)?;
+        let of_meta = remains(GroupId::META, &meta)?;
         let one = |group, replica| RecoverGroup { group, replica, set_aside: None };
-        let mut groups = vec![one(GroupId::META, Some((self.meta_replica, remains)))];
+        let mut groups = vec![one(GroupId::META, Some((self.meta_replica, of_meta)))];
         let sound = self.sound();
         let shards = state.layout.groups().filter(|group| *group != GroupId::META);
         let mut known: Vec<GroupId> = shards.chain(self.held.keys().copied()).collect();
@@ -278,7 +281,7 @@ impl Disks {
         for group in known {
             let replica = match sound.get(&group) {
                 None => None,
-                Some(id) => Some((*id, self.replica(group, *id)?.remains().map_err(disk)?)),
+                Some(id) => Some((*id, remains(group, &self.replica(group, *id)?)?)),
             };
             let set_aside = self.aside.get(&group).map(|entry| entry.damage.cause.clone());
             groups.push(RecoverGroup { set_aside, ..one(group, replica) });
