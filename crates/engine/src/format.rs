@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | 1 | part 1 | |
 //! | 2 | part 2 | rows of expiries beside the versions; filters hold parts of names (`bloom`) |
-//! | 3 | part 4 | rows of kept answers |
+//! | 3 | part 4 | rows of kept answers; of a shard that `recover` went on with, the base of revisions and buckets that jumped |
 //!
 //! `OPENED` stands beside it once RocksDB's own folder was made and synced. From then on a store without that
 //! folder is one that lost its rows, and never a new one. Stores from before this file have

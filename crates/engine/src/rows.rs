@@ -73,6 +73,7 @@ pub(crate) const NODE_SCOPE: u32 = u32::MAX;
 pub(crate) enum Kind {
     Applied = 0x01,
     NextBucket = 0x02,
+    Base = 0x03,
     Meta = 0x08,
     Bucket = 0x10,
     Version = 0x20,
@@ -217,6 +218,10 @@ impl Scope {
         self.row(Kind::NextBucket).finish()
     }
 
+    pub(crate) fn base(self) -> Row {
+        self.row(Kind::Base).finish()
+    }
+
     pub(crate) fn bucket(self, project: ProjectId, name: &BucketName) -> Row {
         self.row(Kind::Bucket).u64(project.0).raw(name.as_str().as_bytes()).finish()
     }
@@ -357,6 +362,7 @@ mod tests {
         let (s, p): (&[u8], &[u8]) = (b"s\0\x01", b"p\0\xff\0\x01");
         assert_eq!(scope.applied(), row(1, &[]));
         assert_eq!(scope.next_bucket(), row(2, &[]));
+        assert_eq!(scope.base(), row(3, &[]));
         let name = "b".parse().unwrap();
         assert_eq!(
             scope.bucket(ProjectId(9), &name),

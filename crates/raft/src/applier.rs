@@ -185,6 +185,11 @@ impl Applier {
         &self.membership
     }
 
+    /// The last entry that is applied.
+    pub(crate) fn last(&self) -> Option<&LogId> {
+        self.last.as_ref()
+    }
+
     /// The index of the last entry that is applied.
     pub(crate) fn last_index(&self) -> Option<u64> {
         self.last.as_ref().map(|last| last.index())

@@ -10,7 +10,7 @@ use openraft::StorageHelper;
 use openraft::storage::{IOFlushed, RaftLogStorage, RaftStateMachine};
 use openraft::type_config::TypeConfigExt;
 use stemedb_engine::{Budget, Group as EngineGroup, RocksStore, Store};
-use stemedb_types::{GroupId, ReplicaId};
+use stemedb_types::{GroupId, NodeId, ReplicaId};
 use stemedb_wal::disk::sim::SimDisk;
 use stemedb_wal::{Options, StreamId, Wal};
 use tempfile::TempDir;
@@ -22,6 +22,7 @@ use crate::damage::{Damages, Part, check_standing, note_generation};
 use crate::log_store::LogStore;
 use crate::snapshot::SnapshotData;
 use crate::space::Space;
+use crate::survivor::Survivor;
 use crate::types::{Config, Entry, Payload, SnapshotMeta, Vote, log_id};
 
 const REPLICA: ReplicaId = ReplicaId(7);
@@ -162,6 +163,57 @@ async fn crashes_between_an_install_and_the_purge_behind_it_quarantine_nobody() 
     let halves = open(dir.path());
     halves.standing().expect("nothing is lost");
     halves.close();
+}
+
+#[tokio::test]
+async fn a_replica_that_crashed_between_an_install_and_the_purge_goes_on_alone() {
+    for entries in [0, 5] {
+        let dir = TempDir::new().unwrap();
+        let mut halves = open(dir.path());
+        halves.start().await;
+        halves.append(0..entries).await;
+        halves.install(20).await;
+        halves.close();
+
+        // Again and again, as after a crash of the recovery itself.
+        for _ in 0..2 {
+            let Halves { wal, applied, .. } = open(dir.path());
+            let store = applied.store().store().clone();
+            drop(applied);
+            let mut survivor = Survivor::open(store, wal.clone(), GroupId(1), REPLICA).unwrap();
+            survivor.remains().expect("can be gone on with");
+            survivor.go_on_alone(NodeId(3)).unwrap();
+            let remains = survivor.remains().unwrap();
+            assert_eq!(remains.members, [(REPLICA, NodeId(3))].into());
+            assert_eq!((remains.last, remains.committed), (Some((2, 20)), Some(20)));
+            assert_eq!(remains.applied, Some(20));
+            drop(survivor);
+            wal.close().unwrap();
+        }
+        let mut halves = open(dir.path());
+        halves.standing().expect("nothing is lost");
+        halves.start().await;
+        halves.close();
+    }
+}
+
+#[tokio::test]
+async fn a_survivor_whose_log_begins_behind_its_store_is_refused_before_anything_is_written() {
+    let dir = TempDir::new().unwrap();
+    let mut halves = open(dir.path());
+    halves.start().await;
+    halves.append(0..9).await;
+    halves.apply(0..3).await;
+    halves.flush();
+    halves.log.purge(log_id(1, 5)).await.unwrap();
+    let Halves { wal, applied, .. } = halves;
+    let mut survivor =
+        Survivor::open(applied.store().store().clone(), wal.clone(), GroupId(1), REPLICA).unwrap();
+    for refused in [survivor.remains().map(drop), survivor.go_on_alone(NodeId(3))] {
+        let Err(Error::Stopped(why)) = refused else { panic!("{refused:?}") };
+        assert_eq!(why, "the log begins at entry 6, and the store wants entry 3");
+    }
+    assert_eq!(wal.bounds(StreamId(REPLICA.0)).last, Some(8));
 }
 
 #[tokio::test]

@@ -9,6 +9,9 @@
 //! in a running group, and only when they are durable is anything applied. A crash before that
 //! leaves the replica what it was; after it, the next start (or another try) finds a group of one.
 //!
+//! A crash may have come between the install of a snapshot and the purge of the log behind it. A start
+//! ends that, and so do we: the node can't be started first, for it may have no majority to start with.
+//!
 //! What keeps the lost ones out, should they come back, is not decided here: the cluster's id.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,13 +24,15 @@ use openraft::entry::RaftEntry;
 use openraft::vote::RaftLeaderId;
 use stemedb_engine::{Group as EngineGroup, Store};
 use stemedb_types::{GroupId, NodeId, ReplicaId};
-use stemedb_wal::{StreamId, Wal};
+use stemedb_wal::{Completion, StreamId, Wal};
 
 use crate::Error;
 use crate::applier::{Applied, Applier};
-use crate::codec::{decode_log_id, decode_vote, encode_log_id, encode_record, encode_vote};
+use crate::codec::{
+    decode_log_id, decode_vote, encode_generation, encode_log_id, encode_record, encode_vote,
+};
 use crate::damage::{Damages, check_standing, refused};
-use crate::log_store::{LogStore, MARK_COMMITTED, MARK_VOTE};
+use crate::log_store::{LogStore, MARK_COMMITTED, MARK_GENERATION, MARK_VOTE};
 use crate::replay::{Replay, replay};
 use crate::space::Space;
 use crate::types::{
@@ -85,9 +90,10 @@ impl Survivor {
         &self.applied
     }
 
-    /// What it has.
+    /// What it has. An error if [`Survivor::go_on_alone`] could not go on with it.
     pub fn remains(&self) -> Result<Remains, Error> {
         let told = |error: io::Error| self.damages.told(&error);
+        self.reaches_the_store().map_err(told)?;
         let members = self.members().map_err(told)?;
         let last = self.last().map_err(told)?;
         let committed = self.log.committed().map_err(told)?;
@@ -120,10 +126,8 @@ impl Survivor {
     }
 
     fn stand_alone(&self, node: NodeId) -> io::Result<()> {
-        if self.last()?.map(|last| last.index()) < self.applier.last_index() {
-            let why = "a snapshot was taken in and the log not cut behind it: start the node once";
-            return Err(io::Error::other(why));
-        }
+        self.reaches_the_store()?;
+        self.purge_behind_snapshot()?;
         let (id, members) = (self.replica.0, self.members()?);
         let is_alone = members.voter_ids().eq([id]) && members.nodes().count() == 1;
         if !is_alone {
@@ -164,22 +168,53 @@ impl Survivor {
 
     /// Durable when it returns.
     fn mark(&self, tag: u8, value: Bytes) -> io::Result<()> {
+        self.durably(|done| self.wal.mark(self.stream(), tag, value, Some(done)))
+    }
+
+    fn durably(
+        &self,
+        submit: impl FnOnce(Completion) -> Result<(), stemedb_wal::Error>,
+    ) -> io::Result<()> {
         let (tell, told) = sync_channel(1);
-        let done = Box::new(move |done| drop(tell.send(done)));
-        self.wal.mark(self.stream(), tag, value, Some(done)).map_err(io::Error::other)?;
+        submit(Box::new(move |done| drop(tell.send(done)))).map_err(io::Error::other)?;
         let gone = || io::Error::other("the log's writer is gone");
         told.recv().map_err(|_| gone())?.map_err(io::Error::other)
     }
 
-    fn apply_all(&mut self) -> io::Result<()> {
-        let held = self.log.held();
-        let start = self.applier.last_index().map_or(0, |last| last + 1);
-        if start < held.start {
-            let first = held.start;
-            let why = format!("the log begins at entry {first}, and the store wants entry {start}");
-            return Err(io::Error::other(why));
+    /// Cuts a log that ends before what the store has applied, as a start does. That it may end there
+    /// was checked when this was opened: the rows came from a peer.
+    fn purge_behind_snapshot(&self) -> io::Result<()> {
+        let Some(applied) = self.applier.last() else { return Ok(()) };
+        if self.last()?.as_ref() >= Some(applied) {
+            return Ok(());
         }
-        replay(&self.log, &mut self.applier, start..held.end.max(start), &Replay::default())
+        let (stream, note) = (self.stream(), encode_log_id(applied));
+        self.durably(|done| self.wal.purge_to(stream, applied.index(), note, Some(done)))?;
+        // Behind the purge, never before it: as of a running replica.
+        let generation = self.applied.store().generation();
+        self.mark(MARK_GENERATION, encode_generation(generation))
+    }
+
+    /// Fails if entries are missing between what the store has applied and the log.
+    fn reaches_the_store(&self) -> io::Result<()> {
+        let bounds = self.wal.bounds(self.stream());
+        let first = bounds.first.max(bounds.purged.map(|(index, _)| index + 1)).unwrap_or(0);
+        let next = self.next_to_apply();
+        if next >= first {
+            return Ok(());
+        }
+        let why = format!("the log begins at entry {first}, and the store wants entry {next}");
+        Err(io::Error::other(why))
+    }
+
+    fn next_to_apply(&self) -> u64 {
+        self.applier.last_index().map_or(0, |last| last + 1)
+    }
+
+    fn apply_all(&mut self) -> io::Result<()> {
+        let start = self.next_to_apply();
+        let end = self.log.held().end.max(start);
+        replay(&self.log, &mut self.applier, start..end, &Replay::default())
     }
 
     /// The last entry, of the log or that was purged from it.
@@ -198,7 +233,7 @@ impl Survivor {
     /// The newest members: of the log's entries, or of what the store has applied.
     fn members(&self) -> io::Result<Membership> {
         let held = self.log.held();
-        let mut next = self.applier.last_index().map_or(0, |last| last + 1).max(held.start);
+        let mut next = self.next_to_apply().max(held.start);
         let mut newest: StoredMembership = self.applier.membership().clone();
         while next < held.end {
             let read = self.log.read(next, held.end, READ_BYTES_MAX)?;

@@ -7,6 +7,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +49,9 @@ async fn serve(settings: Settings, until_stdin_ends: bool) -> Result<(), Failure
     let (render, upkeep) = telemetry::collect_metrics()?;
     metrics_help::build_info();
     let upkeep = tokio::spawn(upkeep);
-    let mut asked = None;
+    // Before a disk is touched: as the first process of a container it would not even end by a signal
+    // that nobody listens for.
+    let mut asked = Asked::listen(until_stdin_ends)?;
     let ended = loop {
         match live(&settings, &render, until_stdin_ends, &mut asked).await {
             Ok(Reason::Removed) => tracing::warn!("starting again, as a new node"),
@@ -65,7 +68,7 @@ async fn live(
     settings: &Settings,
     render: &RenderMetrics,
     until_stdin_ends: bool,
-    asked: &mut Option<Asked>,
+    asked: &mut Asked,
 ) -> Result<Reason, Failure> {
     let doors = Doors::bind(settings)?;
     let doorstep = Doorstep::new(&settings.node_name);
@@ -73,18 +76,23 @@ async fn live(
     // No load balancer stands before a node of `dev`.
     let grace = if until_stdin_ends { Duration::ZERO } else { settings.drain_grace };
     let (gateway, served) = doors.open(doorstep.clone(), render.clone(), grace, &closing);
-    let node = start_node(settings).await?;
+    let mut starting = pin!(start_node(settings));
+    let node = tokio::select! {
+        node = &mut starting => node?,
+        () = asked.next() => {
+            gateway.hurry();
+            closing.cancel();
+            served.await;
+            return ending::unstarted(starting, asked).await.map(|()| Reason::Asked);
+        }
+    };
     doorstep.fill(node.clone());
     tracing::info!(node = %node.id(), name = %settings.node_name, http = %settings.bind_addr,
         gateway = %settings.gateway_addr, "serving");
-    let asked = match asked {
-        Some(asked) => asked,
-        // Before that a signal ends the process by itself.
-        none => none.insert(Asked::listen(until_stdin_ends)?),
-    };
     let reason = ending::reason(&node, asked).await;
     let hands_over = matches!(reason, Reason::Asked);
-    ending::close(&node, &gateway, &closing, served, hands_over, asked).await;
+    let doors = ending::Doors { gateway: &gateway, closing: &closing, grace };
+    ending::close(&node, doors, served, hands_over, asked).await;
     // A disk that failed on the way down: a supervisor that hears of success would not look.
     let failed = node.fatal().borrow().clone();
     match (reason, failed) {

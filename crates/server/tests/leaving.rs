@@ -92,3 +92,38 @@ async fn a_node_asked_to_end_leads_nothing_serves_everything_and_ends_at_once_wh
     let got = cluster.client.get(&url).header("X-API-Key", &key).send().await.unwrap();
     assert_eq!(got.text().await.unwrap(), "v");
 }
+
+#[tokio::test]
+async fn a_node_asked_to_end_while_it_starts_ends_cleanly() {
+    let mut cluster = Cluster::placed();
+    let node = &mut cluster.nodes[0];
+    for wait in [0, 5, 20, 80] {
+        node.start(&[]);
+        has_opened(node.http);
+        std::thread::sleep(Duration::from_millis(wait));
+        assert_eq!(node.terminate(), Some(0), "after {wait} ms: {}", node.log());
+    }
+
+    // Its disk hangs: a file that nobody writes to is read for ever.
+    let identity = node.dir().join("wal").join("IDENTITY");
+    std::fs::remove_file(&identity).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&identity).status().unwrap();
+    assert!(made.success());
+    node.start(&[]);
+    has_opened(node.http);
+    node.ask_to_end();
+    // Two signals at once are one.
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(node.runs(), "it waits for its disks");
+    node.ask_to_end();
+    assert_eq!(node.wait_for_end(), Some(0), "{}", node.log());
+}
+
+/// Waits until a port is listened at.
+fn has_opened(port: u16) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < deadline, "port {port} does not open");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -70,7 +70,8 @@ pub(crate) fn lets_in(level: Level, write: &Write) -> bool {
         Write::Delete { .. }
         | Write::Expire { .. }
         | Write::Compact { .. }
-        | Write::Jump { .. } => Level::Full,
+        | Write::Jump { .. }
+        | Write::Base { .. } => Level::Full,
         Write::Put { .. } | Write::Assert { .. } | Write::Touch { .. } => Level::Open,
     };
     level <= worst

@@ -125,15 +125,43 @@ fn renewed(
 pub(crate) async fn ask_who_set_aside(core: &Core, state: &MetaState) -> Vec<Aside> {
     let deadline = Instant::now() + ASK_TIMEOUT;
     let asked = state.nodes.keys().map(|node| async move {
-        let replicas: Vec<(GroupId, ReplicaId)> = if *node == core.node {
-            core.quarantine.replicas().into_iter().collect()
-        } else {
-            let answer = core.ask(*node, SET_ASIDE, Bytes::new(), deadline).await;
-            answer.ok().and_then(|answer| decode_replicas(&answer).ok()).unwrap_or_default()
-        };
+        let replicas = ask_one(core, *node, deadline).await.unwrap_or_default();
         replicas.into_iter().map(|(group, replica)| (*node, group, replica)).collect::<Vec<_>>()
     });
     join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// What one member has set aside; `None` if it does not say.
+async fn ask_one(
+    core: &Core,
+    node: NodeId,
+    deadline: Instant,
+) -> Option<BTreeSet<(GroupId, ReplicaId)>> {
+    if node == core.node {
+        return Some(core.quarantine.replicas());
+    }
+    let answer = core.ask(node, SET_ASIDE, Bytes::new(), deadline).await.ok()?;
+    Some(decode_replicas(&answer).ok()?.into_iter().collect())
+}
+
+/// Whether these replicas, of these nodes, are whole, as the nodes say now. One that was set aside may have caught
+/// up before, and its leader can't tell.
+pub(crate) async fn are_whole(core: &Core, group: GroupId, replicas: &[Replica]) -> bool {
+    let deadline = Instant::now() + ASK_TIMEOUT;
+    let asked = replicas.iter().map(|replica| async move {
+        is_whole(ask_one(core, replica.node, deadline).await.as_ref(), group, replica.id)
+    });
+    join_all(asked).await.into_iter().all(|whole| whole)
+}
+
+/// Whether a replica is whole, by what its node has set aside. One whose node does not say is not
+/// known to be. Pure.
+fn is_whole(
+    aside: Option<&BTreeSet<(GroupId, ReplicaId)>>,
+    group: GroupId,
+    replica: ReplicaId,
+) -> bool {
+    aside.is_some_and(|aside| !aside.contains(&(group, replica)))
 }
 
 impl Core {
@@ -229,6 +257,16 @@ mod tests {
         let mut joint = led.clone();
         joint.get_mut(&ShardId(0)).unwrap().settled = false;
         assert_eq!(renew(&layout, &joint, &[aside(2, 1, 2)], &[]), None, "its voters change");
+    }
+
+    #[test]
+    fn one_that_is_set_aside_or_of_a_silent_node_is_not_known_to_be_whole() {
+        let aside = BTreeSet::from([(GroupId(1), ReplicaId(7))]);
+        let is_whole = |group, id| is_whole(Some(&aside), GroupId(group), ReplicaId(id));
+        assert!(!is_whole(1, 7));
+        assert!(is_whole(1, 8), "the one that came in its place");
+        assert!(is_whole(2, 7));
+        assert!(!super::is_whole(None, GroupId(1), ReplicaId(8)), "its node does not say");
     }
 
     #[test]

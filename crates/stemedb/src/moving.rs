@@ -17,10 +17,11 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use stemedb_placement::{Goal, Standing, Step, next_step};
 use stemedb_raft::{Error as RaftError, Group, Leadership, Members};
-use stemedb_types::{GroupId, Layout, ReplicaId};
+use stemedb_types::{GroupId, Layout, Replica, ReplicaId};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::core::{Core, locked};
+use crate::heal::are_whole;
 use crate::life::{QUESTION_TIMEOUT, STEP_INTERVAL};
 use crate::reconcile::leaving;
 use crate::wire::{FORGOTTEN, decode_bool, encode_replica};
@@ -114,10 +115,14 @@ async fn step_on(core: &Core, group: &Group, step: Step) -> Result<(), RaftError
         Step::Vote(voters) => {
             // One that does not answer would only make the majority larger: it listens until it does. And
             // those who are to vote must be a living majority, or this would be the last change.
-            let before = group.members().voters;
-            let mut new = voters.difference(&before);
+            let Members { voters: before, holders, .. } = group.members();
+            let holder = |id: &ReplicaId| Some(Replica { node: *holders.get(id)?, id: *id });
+            let new: Option<Vec<Replica>> = voters.difference(&before).map(holder).collect();
+            let new = new.ok_or(RaftError::NoQuorum)?;
             let living = voters.iter().filter(|id| answers(core, group, **id)).count();
-            if new.all(|id| answers(core, group, *id)) && living * 2 > voters.len() {
+            let all_answer = new.iter().all(|replica| core.is_up(replica.node));
+            // Nor may a sound one be given away for one that is damaged: it comes back under another id.
+            if all_answer && living * 2 > voters.len() && are_whole(core, group.id(), &new).await {
                 group.set_voters(voters).await
             } else {
                 Err(RaftError::NoQuorum)

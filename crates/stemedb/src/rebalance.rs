@@ -139,8 +139,8 @@ pub(crate) fn reachable(state: &MetaState, led: &LedShards) -> Layout {
         }
         shard.replicas.retain(|replica| !lost(replica));
         for id in &led.voters {
-            let known = shard.replicas.iter().any(|replica| replica.id == *id);
-            if let Some(node) = led.holders.get(id).filter(|_| !known) {
+            let Some(node) = led.holders.get(id) else { continue };
+            if shard.on(*node).is_none() && shard.replicas.iter().all(|own| own.id != *id) {
                 shard.replicas.push(Replica { node: *node, id: *id });
             }
         }
@@ -365,6 +365,18 @@ pub(crate) mod tests {
         let now = reachable(&state, &shards(said));
         let expected = layout(&[&[1, 2, 3], &[1, 2, 4], &[1, 2, 4], &[1, 2, 5]]);
         assert_eq!(now, expected);
+    }
+
+    #[test]
+    fn a_node_whose_damaged_replica_is_on_its_way_back_is_given_one_place_only() {
+        // 1, 2, 3 moves to 1, 4, 3; 3 is damaged and begun again as 300; 4 is removed.
+        let healed = Replica { node: NodeId(3), id: ReplicaId(300) };
+        let mut given = layout(&[&[1, 4, 3]]);
+        given.shards[0].replicas[2] = healed;
+        let state = members(&[1, 2, 3], given);
+        let now = reachable(&state, &shards([Some(led(&[1, 2, 3], &[]))]));
+        let [first, second] = replicas(&[1, 2])[..] else { unreachable!() };
+        assert_eq!(now.shards[0].replicas, [first, healed, second]);
     }
 
     #[test]

@@ -8,23 +8,28 @@
 //!    it is done, and doing it again goes on from wherever it broke off.
 //! 2. The new id is written to both volumes. The old cluster's nodes, should one ever come back, are
 //!    strangers from now on, so what follows can't make a second leader for them.
-//! 3. Each shard's replica becomes its group's only member with all its log has
-//!    ([`stemedb_raft::Survivor`]), and the revision of each bucket jumps by 2^32, with what was before
-//!    compacted: revisions that were lost are not given out again.
-//! 4. The meta group likewise; then it gets the new id, a layout of this node alone, no other member,
-//!    and a record of it all that stays. A shard of which nothing is here begins anew, empty.
-//! 5. The identity tells a founding by this node alone: nobody else has what is here.
+//! 3. The meta group's replica becomes its group's only member with all its log has
+//!    ([`stemedb_raft::Survivor`]). It tells how many recoveries there were before.
+//! 4. Each shard's replica likewise. The revision of each bucket jumps by 2^32, with what was before
+//!    compacted and the numbers of all versions raised to it: revisions that were lost are not given out again,
+//!    and no old ETag holds. Buckets that are made later begin at 2^32 times the number of recoveries, for
+//!    one of their name may have been lost.
+//! 5. The meta group gets the new id, a layout of this node alone, no other member, and a record of
+//!    it all that stays.
+//! 6. A shard of which nothing is here begins anew, empty, with that same beginning for its buckets.
+//! 7. The identity tells a founding by this node alone: nobody else has what is here.
 //!
 //! Then the node starts, and blank nodes join it as they join any other.
 //!
-//! Left out: an entry in the audit log, which comes with its own part (the record is there); and
-//! old ETags: one whose version is still there holds still.
+//! Left out: an entry in the audit log, which comes with its own part (the record is there).
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use rand::RngExt;
 use stemedb_engine::{Budget, RocksStore, Store};
@@ -33,7 +38,8 @@ use stemedb_machine::shard::{Command, Write};
 use stemedb_raft::wal::{self, OnDamage, OpenError, StreamId, Wal};
 use stemedb_raft::{Remains, Survivor};
 use stemedb_types::{
-    ClusterId, GroupId, Layout, NodeId, Replica, ReplicaId, Revision, ShardLayout,
+    BucketName, ClusterId, GroupId, Layout, NodeId, ProjectId, Replica, ReplicaId, Revision,
+    ShardLayout,
 };
 
 use crate::core::now_ms;
@@ -42,13 +48,13 @@ use crate::founding::Proposal;
 use crate::framed::Frame;
 use crate::held::{Held, Replicas};
 use crate::identity::IdentityFiles;
-use crate::quarantine::{Entries, Quarantine};
+use crate::quarantine::Quarantine;
 use crate::replace_file::replace_file;
 
 /// The file in the log's directory that says that a recovery has begun and not ended.
 const RECOVERING: &str = "RECOVERING";
 const FRAME: Frame = Frame { magic: b"StemeDB recovering\n", version: 1, name: "recovery" };
-/// By how much revisions jump: more than a bucket writes in its life.
+/// By how much revisions jump: more than a bucket writes between two recoveries.
 const JUMP: u64 = 1 << 32;
 /// Buckets whose jumps are written at once.
 const JUMPS_AT_ONCE: usize = 1000;
@@ -138,12 +144,19 @@ fn recover_by(
     let named = disks.identity.update(|id| id.cluster = Some(after));
     named.map_err(|cause| RecoverError::Disk(cause.to_string()))?;
     then()?;
+    let base = disks.base(&recovery)?;
+    then()?;
     for (group, replica) in disks.sound() {
-        disks.recover_shard(group, replica, recovery.at_ms)?;
+        disks.recover_shard(group, replica, base, recovery.at_ms)?;
         then()?;
     }
     let state = disks.recover_meta(&recovery)?;
     then()?;
+    for (group, replica) in disks.blank(&state) {
+        disks.begin_anew(group, replica, then)?;
+        disks.recover_shard(group, replica, base, recovery.at_ms)?;
+        then()?;
+    }
     disks.found_anew(&state)?;
     then()?;
     disks.cluster = after;
@@ -199,8 +212,8 @@ struct Disks {
     cluster: ClusterId,
     meta_replica: ReplicaId,
     identity: IdentityFiles,
-    held: Replicas,
-    aside: Entries,
+    held: Held,
+    quarantine: Quarantine,
     wal: Wal,
     store: Arc<dyn Store>,
 }
@@ -229,23 +242,32 @@ impl Disks {
         // Both are there: only read.
         let identity = IdentityFiles::open(wal_dir, db_dir, node);
         let identity = identity.map_err(|cause| refused(cause.to_string()))?;
-        let aside = Quarantine::open(db_dir).map_err(refused)?.entries();
-        for entry in aside.values() {
+        let quarantine = Quarantine::open(db_dir).map_err(refused)?;
+        for entry in quarantine.entries().values() {
             wal.quarantine(StreamId(entry.replica.0), &entry.damage.cause);
         }
-        let held = Held::open(db_dir, identity.get().founded()).map_err(refused)?.stock().held;
+        let held = Held::open(db_dir, identity.get().founded()).map_err(refused)?;
         let dirs = [wal_dir.to_owned(), db_dir.to_owned()];
         let store: Arc<dyn Store> = Arc::new(store);
-        Ok(Self { dirs, node, cluster, meta_replica, identity, held, aside, wal, store })
+        Ok(Self { dirs, node, cluster, meta_replica, identity, held, quarantine, wal, store })
     }
 
     /// The replicas of shards that can be gone on with.
     fn sound(&self) -> Replicas {
-        let is_aside = |group: &GroupId, id: &ReplicaId| {
-            self.aside.get(group).is_some_and(|entry| entry.replica == *id)
-        };
-        let sound = self.held.iter().filter(|(group, id)| !is_aside(group, id));
-        sound.map(|(group, id)| (*group, *id)).collect()
+        let aside = self.quarantine.replicas();
+        let held = self.held.stock().held;
+        held.into_iter().filter(|replica| !aside.contains(replica)).collect()
+    }
+
+    /// The replicas that the layout gives this node and that are not here.
+    fn blank(&self, state: &MetaState) -> Replicas {
+        let sound = self.sound();
+        let given = (0..state.layout.shards.len()).filter_map(|number| {
+            let group = GroupId(number as u32 + 1);
+            let replica = state.layout.replicas(group)?.iter().find(|own| own.node == self.node)?;
+            Some((group, replica.id))
+        });
+        given.filter(|(group, _)| !sound.contains_key(group)).collect()
     }
 
     fn replica(&self, group: GroupId, replica: ReplicaId) -> Result<Survivor, RecoverError> {
@@ -257,8 +279,12 @@ impl Disks {
     }
 
     fn report(&mut self, begun: bool) -> Result<RecoverReport, RecoverError> {
-        let disk = |cause: stemedb_raft::Error| RecoverError::Disk(cause.to_string());
-        if let Some(entry) = self.aside.get(&GroupId::META) {
+        let remains = |group: GroupId, replica: &Survivor| {
+            let refused = |cause| RecoverError::Refused(format!("group {group}: {cause}"));
+            replica.remains().map_err(refused)
+        };
+        let aside = self.quarantine.entries();
+        if let Some(entry) = aside.get(&GroupId::META) {
             return Err(RecoverError::Refused(format!(
                 "the meta group is set aside as damaged here: {}; this node knows neither members nor \
                  keys: choose another",
@@ -267,30 +293,79 @@ impl Disks {
         }
         let meta = self.replica(GroupId::META, self.meta_replica)?;
         let state = meta.applied().meta().borrow().clone();
-        let remains = meta.remains().map_err(disk)?;
+        let of_meta = remains(GroupId::META, &meta)?;
         let one = |group, replica| RecoverGroup { group, replica, set_aside: None };
-        let mut groups = vec![one(GroupId::META, Some((self.meta_replica, remains)))];
+        let mut groups = vec![one(GroupId::META, Some((self.meta_replica, of_meta)))];
         let sound = self.sound();
         let shards = state.layout.groups().filter(|group| *group != GroupId::META);
-        let mut known: Vec<GroupId> = shards.chain(self.held.keys().copied()).collect();
+        let mut known: Vec<GroupId> = shards.chain(self.held.stock().held.into_keys()).collect();
         known.sort_unstable();
         known.dedup();
         for group in known {
             let replica = match sound.get(&group) {
                 None => None,
-                Some(id) => Some((*id, self.replica(group, *id)?.remains().map_err(disk)?)),
+                Some(id) => Some((*id, remains(group, &self.replica(group, *id)?)?)),
             };
-            let set_aside = self.aside.get(&group).map(|entry| entry.damage.cause.clone());
+            let set_aside = aside.get(&group).map(|entry| entry.damage.cause.clone());
             groups.push(RecoverGroup { set_aside, ..one(group, replica) });
         }
         let members = state.nodes.values().map(|node| (node.id, node.name.clone())).collect();
         Ok(RecoverReport { node: self.node, cluster: self.cluster, members, groups, begun })
     }
 
+    /// Has the meta group go on alone, and says behind which revision buckets begin from now on: what
+    /// was lost may be a bucket that had begun at the base of the recovery before. The store alone
+    /// might not know of that one yet.
+    fn base(&self, recovery: &Recovery) -> Result<Revision, RecoverError> {
+        let disk = |cause: stemedb_raft::Error| RecoverError::Disk(format!("meta group: {cause}"));
+        let mut survivor = self.replica(GroupId::META, self.meta_replica)?;
+        survivor.go_on_alone(self.node).map_err(disk)?;
+        let state = survivor.applied().meta().borrow().clone();
+        let before = state.recoveries.keys().filter(|after| **after != recovery.after).count();
+        Ok(Revision(JUMP.saturating_mul(before as u64 + 1)))
+    }
+
+    /// Makes room for a replica that has nothing yet, and holds it. What is here of its group is damaged, or
+    /// was on its way out.
+    fn begin_anew(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        then: &mut dyn FnMut() -> Result<(), RecoverError>,
+    ) -> Result<(), RecoverError> {
+        let disk =
+            |cause: &dyn std::fmt::Display| RecoverError::Disk(format!("group {group}: {cause}"));
+        let stock = self.held.stock();
+        if let Some(old) = stock.held.get(&group) {
+            self.held.leave(group, *old).map_err(|cause| disk(&cause))?;
+            then()?;
+        }
+        let old = stock.held.get(&group).into_iter().chain(stock.leaving.get(&group));
+        for old in old {
+            let (tell, told) = sync_channel(1);
+            let asked =
+                self.wal.forget(StreamId(old.0), Box::new(move |done| drop(tell.send(done))));
+            asked.map_err(|cause| disk(&cause))?;
+            let done = told.recv().map_err(|cause| disk(&cause))?;
+            done.map_err(|cause| disk(&cause))?;
+        }
+        stemedb_engine::wipe(&self.store, group).map_err(|cause| disk(&cause))?;
+        then()?;
+        if let Some(entry) = self.quarantine.entries().get(&group) {
+            self.quarantine.lift(group, entry.replica);
+            self.quarantine.save().map_err(|cause| disk(&cause))?;
+            then()?;
+        }
+        self.held.has_left(group).map_err(|cause| disk(&cause))?;
+        then()?;
+        self.held.hold(&[(group, replica)]).map_err(|cause| disk(&cause))
+    }
+
     fn recover_shard(
         &self,
         group: GroupId,
         replica: ReplicaId,
+        base: Revision,
         at_ms: u64,
     ) -> Result<(), RecoverError> {
         let disk =
@@ -298,11 +373,16 @@ impl Disks {
         let mut survivor = self.replica(group, replica)?;
         survivor.go_on_alone(self.node).map_err(|cause| disk(&cause))?;
         let buckets = survivor.applied().store().buckets().map_err(|cause| disk(&cause))?;
+        let command =
+            |project, bucket, write| Command { project, bucket, at_ms, write, once: None }.encode();
+        // Which bucket the command names does not matter: there may be none.
+        let any: BucketName = "default".parse().map_err(|cause| disk(&cause))?;
+        let first = command(ProjectId(0), any, Write::Base { to: base });
         let jumps = buckets.into_iter().map(|(project, bucket, state)| {
-            let to = Revision(state.revision.0.saturating_add(JUMP));
-            Command { project, bucket, at_ms, write: Write::Jump { to }, once: None }.encode()
+            let to = Revision(state.revision.0.saturating_add(JUMP)).max(base);
+            command(project, bucket, Write::Jump { to })
         });
-        let jumps: Vec<bytes::Bytes> = jumps.collect();
+        let jumps: Vec<bytes::Bytes> = iter::once(first).chain(jumps).collect();
         for some in jumps.chunks(JUMPS_AT_ONCE) {
             survivor.write(some.to_vec()).map_err(|cause| disk(&cause))?;
         }
@@ -434,7 +514,11 @@ mod tests {
             assert!(put.0 > JUMP, "after {cut} steps: {put:?}");
             node.shutdown().await;
             if ended {
-                assert_eq!(cut, 8, "the mark, the id, four shards, the meta group, the founding");
+                assert_eq!(
+                    cut, 9,
+                    "the mark, the id, the meta group, four shards, the meta group, \
+                    the founding"
+                );
                 break;
             }
         }

@@ -52,6 +52,9 @@ impl Batch {
             Change::NextBucket { number } => {
                 self.last.insert(scope.next_bucket(), Some(number.0.to_be_bytes().to_vec()));
             }
+            Change::Base { to } => {
+                self.last.insert(scope.base(), Some(to.0.to_be_bytes().to_vec()));
+            }
             Change::Bucket { project, name, state } => {
                 self.last.insert(scope.bucket(*project, name), Some(encode_bucket(state)));
             }
@@ -124,6 +127,13 @@ impl View for Group {
         let bytes = value.as_ref().try_into();
         let bytes = bytes.map_err(|_| corrupt("the next bucket", "not 4 bytes long"))?;
         Ok(BucketNumber(u32::from_be_bytes(bytes)))
+    }
+
+    fn base(&self) -> Result<Revision, MachineError> {
+        let Some(value) = self.get(&self.scope.base())? else { return Ok(Revision(0)) };
+        let bytes = value.as_ref().try_into();
+        let bytes = bytes.map_err(|_| corrupt("the base of revisions", "not 8 bytes long"))?;
+        Ok(Revision(u64::from_be_bytes(bytes)))
     }
 
     fn head(&self, bucket: BucketNumber, key: &Key) -> Result<Option<Head>, MachineError> {

@@ -46,6 +46,10 @@ impl View for Run<'_> {
         self.group.next_bucket()
     }
 
+    fn base(&self) -> Result<Revision, MachineError> {
+        self.group.base()
+    }
+
     fn head(&self, bucket: BucketNumber, key: &Key) -> Result<Option<Head>, MachineError> {
         let mut rows = self.rows.borrow_mut();
         Ok(self.group.newest_head(rows.as_mut(), bucket, key)?)

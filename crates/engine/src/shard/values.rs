@@ -10,22 +10,33 @@ use stemedb_types::{BucketName, DecodeError, Decoder, Encoder, Key, ProjectId, R
 /// First byte of every value here.
 const VALUE_VERSION: u8 = 1;
 
+/// A bucket whose revision has jumped; all others stay as they were.
+const JUMPED_BUCKET: u8 = 2;
+
 pub(super) fn encode_bucket(state: &BucketState) -> Vec<u8> {
-    let mut out = Encoder::with_capacity(24);
-    out.u8(VALUE_VERSION);
+    let mut out = Encoder::with_capacity(32);
+    let has_jumped = state.jumped > Revision(0);
+    out.u8(if has_jumped { JUMPED_BUCKET } else { VALUE_VERSION });
     out.u32(state.number.0);
     out.varint(state.revision.0);
     out.varint(state.compacted.0);
+    if has_jumped {
+        out.varint(state.jumped.0);
+    }
     out.into_vec()
 }
 
 pub(super) fn decode_bucket(value: &[u8]) -> Result<BucketState, DecodeError> {
     let mut from = Decoder::new(value);
-    from.version("bucket", VALUE_VERSION)?;
+    let version = from.version("bucket", JUMPED_BUCKET)?;
     let state = BucketState {
         number: BucketNumber(from.u32()?),
         revision: Revision(from.varint()?),
         compacted: Revision(from.varint()?),
+        jumped: match version {
+            JUMPED_BUCKET => Revision(from.varint()?),
+            _ => Revision(0),
+        },
     };
     from.finish()?;
     Ok(state)
@@ -189,4 +200,27 @@ pub(crate) fn decode_log(value: &[u8]) -> Result<Vec<Touched>, DecodeError> {
     let touched = (0..count).map(|_| line(&mut from)).collect::<Result<_, _>>()?;
     from.finish()?;
     Ok(touched)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buckets_row_stands_as_it_was_first_written_unless_it_has_jumped() {
+        let plain = BucketState {
+            number: BucketNumber(3),
+            revision: Revision(300),
+            compacted: Revision(7),
+            jumped: Revision(0),
+        };
+        let jumped = BucketState { jumped: Revision(5), ..plain };
+        for (state, bytes) in
+            [(plain, &[1, 3, 0, 0, 0, 0xac, 2, 7][..]), (jumped, &[2, 3, 0, 0, 0, 0xac, 2, 7, 5])]
+        {
+            assert_eq!(encode_bucket(&state), bytes);
+            assert_eq!(decode_bucket(bytes), Ok(state));
+        }
+        assert!(decode_bucket(&[3, 3, 0, 0, 0, 0xac, 2, 7, 5, 1]).is_err());
+    }
 }

@@ -18,6 +18,7 @@ use stemedb_machine::shard::StatementId;
 /// `Ok(false)` if shards have no rows of that kind.
 pub(crate) fn check(kind: u8, name: &[u8], value: &[u8]) -> Result<bool, String> {
     const NEXT_BUCKET: u8 = Kind::NextBucket as u8;
+    const BASE: u8 = Kind::Base as u8;
     const BUCKET: u8 = Kind::Bucket as u8;
     const VERSION: u8 = Kind::Version as u8;
     const LOG: u8 = Kind::Log as u8;
@@ -31,6 +32,7 @@ pub(crate) fn check(kind: u8, name: &[u8], value: &[u8]) -> Result<bool, String>
     const KEPT_ANSWER: u8 = Kind::KeptAnswer as u8;
     let checked = match kind {
         NEXT_BUCKET => (name.is_empty() && value.len() == 4).then_some(()),
+        BASE => (name.is_empty() && value.len() == 8).then_some(()),
         BUCKET => bucket(name, value),
         VERSION => version(name, value),
         LOG => (name.len() == 12 && decode_log(value).is_ok()).then_some(()),

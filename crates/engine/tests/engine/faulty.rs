@@ -267,8 +267,12 @@ fn graves(group: &Group, keys: u64) {
             batch.put_change(&Change::Log { bucket: BUCKET, revision, touched });
             batch.put_change(&Change::Version { bucket: BUCKET, key, head, value: Bytes::new() });
         }
-        let state =
-            BucketState { number: BUCKET, revision: Revision(keys), compacted: Revision(0) };
+        let state = BucketState {
+            number: BUCKET,
+            revision: Revision(keys),
+            compacted: Revision(0),
+            jumped: Revision(0),
+        };
         batch.put_change(&Change::Bucket { project, name: name.clone(), state });
         group.commit(batch, mark(1)).unwrap();
     }
@@ -313,8 +317,12 @@ fn a_floor_that_passes_much_at_once_lets_go_of_it_in_portions() {
     graves(&group, REVISIONS);
     let (project, name) = named();
     let compact = |to: u64| {
-        let state =
-            BucketState { number: BUCKET, revision: Revision(REVISIONS), compacted: Revision(to) };
+        let state = BucketState {
+            number: BUCKET,
+            revision: Revision(REVISIONS),
+            compacted: Revision(to),
+            jumped: Revision(0),
+        };
         let mut batch = group.batch();
         batch.put_change(&Change::Floor { project, name: name.clone(), state });
         store.scanned();

@@ -39,14 +39,17 @@ pub(super) fn apply_keeping(
 }
 
 fn apply_anew(view: &impl View, command: &Command) -> Result<Outcome<Change, Answer>, Error> {
+    if let Write::Base { to } = command.write {
+        return rebase(view, to);
+    }
     let known = view.bucket(command.project, &command.bucket)?;
     let mut bucket = match known {
         Some(state) => state,
-        None => BucketState {
-            number: view.next_bucket()?,
-            revision: Revision(0),
-            compacted: Revision(0),
-        },
+        None => {
+            let base = view.base()?;
+            let number = view.next_bucket()?;
+            BucketState { number, revision: base, compacted: base, jumped: base }
+        }
     };
     let mut outcome = match &command.write {
         Write::Put { .. } | Write::Delete { .. } | Write::Touch { .. } | Write::Expire { .. } => {
@@ -55,7 +58,8 @@ fn apply_anew(view: &impl View, command: &Command) -> Result<Outcome<Change, Ans
         Write::Assert { items } => assert(view, &bucket, items, command.at_ms)?,
         // Takes no revision: history gets shorter, nothing happens.
         Write::Compact { to } => return Ok(compact(command, bucket, *to)),
-        Write::Jump { to } => return Ok(jump(command, bucket, *to)),
+        Write::Jump { to } => return Ok(jump(command, bucket, known.is_some(), *to)),
+        Write::Base { to } => return rebase(view, *to),
     };
     if !outcome.changes.is_empty() {
         if known.is_none() {
@@ -98,10 +102,16 @@ fn compact(command: &Command, bucket: BucketState, to: Revision) -> Outcome<Chan
     Outcome { changes, answer }
 }
 
-/// Where a bucket has a revision already, it goes on behind the given one.
-fn jump(command: &Command, bucket: BucketState, to: Revision) -> Outcome<Change, Answer> {
-    let jumps = bucket.revision > Revision(0) && to > bucket.revision;
-    let after = if jumps { BucketState { revision: to, compacted: to, ..bucket } } else { bucket };
+/// A bucket that is there goes on behind the given revision.
+fn jump(
+    command: &Command,
+    bucket: BucketState,
+    is_known: bool,
+    to: Revision,
+) -> Outcome<Change, Answer> {
+    let jumps = is_known && to > bucket.revision;
+    let jumped = BucketState { revision: to, compacted: to, jumped: to, ..bucket };
+    let after = if jumps { jumped } else { bucket };
     let mut changes = Vec::new();
     if jumps {
         changes.push(Change::Floor {
@@ -114,6 +124,14 @@ fn jump(command: &Command, bucket: BucketState, to: Revision) -> Outcome<Change,
         changes,
         answer: Answer::Compacted { revision: after.revision, floor: after.compacted },
     }
+}
+
+/// From now on new buckets of the group begin behind the given revision.
+fn rebase(view: &impl View, to: Revision) -> Result<Outcome<Change, Answer>, Error> {
+    let before = view.base()?;
+    let base = to.max(before);
+    let changes = if base > before { vec![Change::Base { to: base }] } else { Vec::new() };
+    Ok(Outcome { changes, answer: Answer::Compacted { revision: base, floor: base } })
 }
 
 pub(super) fn unchanged(answer: Answer) -> Result<Outcome<Change, Answer>, Error> {

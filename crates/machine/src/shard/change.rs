@@ -17,6 +17,11 @@ pub enum Change {
         /// What the next new one gets.
         number: BucketNumber,
     },
+    /// New buckets begin behind another revision.
+    Base {
+        /// Which one.
+        to: Revision,
+    },
     /// A bucket's state, new or moved on.
     Bucket {
         /// Whose bucket.

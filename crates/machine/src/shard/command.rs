@@ -77,6 +77,13 @@ pub enum Write {
         /// The bucket's revision from now on.
         to: Revision,
     },
+    /// Have every bucket that is made from now on begin behind a revision: one of its name may have
+    /// been there, and been lost as above. Of the whole shard, whatever bucket the command names;
+    /// takes no revision, and never goes back.
+    Base {
+        /// The revision.
+        to: Revision,
+    },
 }
 
 /// One statement by one agent. The fields were read out of the statement before the log.
@@ -169,6 +176,7 @@ const TAG_TOUCH: u8 = 5;
 const TAG_EXPIRE: u8 = 6;
 const TAG_COMPACT: u8 = 7;
 const TAG_JUMP: u8 = 32;
+const TAG_BASE: u8 = 33;
 
 impl Command {
     /// The bytes of the log entry.
@@ -178,7 +186,7 @@ impl Command {
             Write::Delete { key, .. } | Write::Touch { key, .. } | Write::Expire { key, .. } => {
                 key.as_bytes().len()
             }
-            Write::Compact { .. } | Write::Jump { .. } => 0,
+            Write::Compact { .. } | Write::Jump { .. } | Write::Base { .. } => 0,
             Write::Assert { items } => items.iter().map(|i| i.statement.len() + 256).sum(),
         };
         let mut out = Encoder::with_capacity(value_bytes + 128);
@@ -266,6 +274,10 @@ impl Write {
                 out.u8(TAG_JUMP);
                 out.varint(to.0);
             }
+            Write::Base { to } => {
+                out.u8(TAG_BASE);
+                out.varint(to.0);
+            }
             Write::Delete { key, condition } => {
                 out.u8(TAG_DELETE);
                 out.bytes(key.as_bytes());
@@ -301,6 +313,7 @@ impl Write {
             }
             TAG_COMPACT => Write::Compact { to: Revision(from.varint()?) },
             TAG_JUMP => Write::Jump { to: Revision(from.varint()?) },
+            TAG_BASE => Write::Base { to: Revision(from.varint()?) },
             TAG_DELETE => {
                 Write::Delete { key: decode_key(from, input)?, condition: Condition::decode(from)? }
             }

@@ -54,6 +54,11 @@ impl Entry<'_> {
         Ok(view.head(self.bucket.number, self.key)?.filter(|head| !head.deleted))
     }
 
+    /// The revision by which a version is known, for conditions and answers.
+    fn shown(&self, current: Option<Head>) -> Option<Revision> {
+        current.map(|head| self.bucket.shown(head).mod_revision)
+    }
+
     fn put(
         &self,
         view: &impl View,
@@ -62,7 +67,7 @@ impl Entry<'_> {
         expires_at_ms: Option<u64>,
     ) -> Applied {
         let current = self.present(view)?;
-        if !condition.holds(current.map(|head| head.mod_revision)) {
+        if !condition.holds(self.shown(current)) {
             return self.refused(current);
         }
         let head = Head {
@@ -79,7 +84,7 @@ impl Entry<'_> {
 
     fn delete(&self, view: &impl View, condition: &Condition) -> Applied {
         let current = self.present(view)?;
-        if !condition.holds(current.map(|head| head.mod_revision)) {
+        if !condition.holds(self.shown(current)) {
             return self.refused(current);
         }
         match current {
@@ -95,7 +100,8 @@ impl Entry<'_> {
         };
         let head = Head { expiry: self.leased(Some(expires_at_ms)), ..current.head };
         let changes = self.changes(Some(current.head), head, current.value, TouchKind::Touch);
-        let answer = Answer::Touched { revision: self.revision, current: head.mod_revision };
+        let current = self.bucket.shown(head).mod_revision;
+        let answer = Answer::Touched { revision: self.revision, current };
         Ok(Outcome { changes, answer })
     }
 
@@ -110,8 +116,8 @@ impl Entry<'_> {
     }
 
     fn refused(&self, current: Option<Head>) -> Applied {
-        let current = current.map(|head| head.mod_revision);
-        unchanged(Answer::PreconditionFailed { revision: self.bucket.revision, current })
+        let (revision, current) = (self.bucket.revision, self.shown(current));
+        unchanged(Answer::PreconditionFailed { revision, current })
     }
 
     fn leased(&self, expires_at_ms: Option<u64>) -> Option<Expiry> {

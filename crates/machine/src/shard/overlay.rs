@@ -25,6 +25,7 @@ pub struct Overlay<'v, V: View> {
     below: &'v V,
     buckets: HashMap<(ProjectId, BucketName), BucketState>,
     next_bucket: Option<BucketNumber>,
+    base: Option<Revision>,
     versions: HashMap<(BucketNumber, Key), Version>,
     claims: HashMap<(BucketNumber, StatementId), ClaimKey>,
     attested: HashSet<(BucketNumber, StatementId, AgentId)>,
@@ -46,6 +47,7 @@ impl<'v, V: View> Overlay<'v, V> {
             below,
             buckets: HashMap::new(),
             next_bucket: None,
+            base: None,
             versions: HashMap::new(),
             claims: HashMap::new(),
             attested: HashSet::new(),
@@ -58,6 +60,7 @@ impl<'v, V: View> Overlay<'v, V> {
         for change in changes {
             match change {
                 Change::NextBucket { number } => self.next_bucket = Some(*number),
+                Change::Base { to } => self.base = Some(*to),
                 Change::Bucket { project, name, state } => {
                     self.buckets.insert((*project, name.clone()), *state);
                 }
@@ -106,6 +109,10 @@ impl<V: View> View for Overlay<'_, V> {
             return Ok(Some(*state));
         }
         self.below.bucket(project, name)
+    }
+
+    fn base(&self) -> Result<Revision, Error> {
+        self.base.map_or_else(|| self.below.base(), Ok)
     }
 
     fn next_bucket(&self) -> Result<BucketNumber, Error> {

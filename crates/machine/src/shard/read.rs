@@ -19,7 +19,7 @@ use stemedb_types::{BucketName, Key, ProjectId, Revision};
 
 use super::query::{Begin, Query};
 use super::view::{
-    Attestation, BucketNumber, BucketState, ClaimStart, KeyRange, KeyWalk, PassedKey, Version, View,
+    Attestation, BucketState, ClaimStart, KeyRange, KeyWalk, PassedKey, Version, View,
 };
 use crate::Error;
 
@@ -270,6 +270,7 @@ fn read_at(
         Read::Get { key, .. } => {
             let version = view.version(state.number, key, revision)?;
             let version = version.filter(|version| !version.head.deleted);
+            let version = version.map(|version| shown(state, version));
             Ok(ReadAnswer::Value { revision, version })
         }
         Read::Scan { range, reverse, keys_only, limit, cursor, .. } => {
@@ -279,7 +280,7 @@ fn read_at(
             };
             let (reverse, keys_only) = (*reverse, *keys_only);
             let walk = KeyWalk { range, as_of: revision, reverse, keys_only };
-            scan(view, state.number, &walk, *limit)
+            scan(view, state, &walk, *limit)
         }
         Read::Query { pattern, lens, limit, cursor, now_ms, .. } => {
             let begin = match cursor {
@@ -334,14 +335,21 @@ fn behind(range: &KeyRange, last: &[u8], reverse: bool) -> KeyRange {
     range.clone().within(&KeyRange { start, end: None })
 }
 
+fn shown(state: &BucketState, version: Version) -> Version {
+    Version { head: state.shown(version.head), ..version }
+}
+
 fn scan(
     view: &impl View,
-    bucket: BucketNumber,
+    state: &BucketState,
     walk: &KeyWalk,
     limit: usize,
 ) -> Result<ReadAnswer, Error> {
     let mut page = Page { limit: limit.clamp(1, PAGE_ROWS_MAX), ..Page::default() };
-    view.walk_keys(bucket, walk, &mut |passed| page.pass(passed))?;
+    view.walk_keys(state.number, walk, &mut |mut passed| {
+        passed.version = passed.version.map(|version| shown(state, version));
+        page.pass(passed)
+    })?;
     let cursor = page.ended.map(|last| Cursor::Key { as_of: walk.as_of, last });
     Ok(ReadAnswer::Page { revision: walk.as_of, rows: page.rows, cursor })
 }

@@ -27,6 +27,21 @@ pub struct BucketState {
     pub revision: Revision,
     /// History at and below this revision is gone, except each key's newest version.
     pub compacted: Revision,
+    /// What the revision jumped to last, when the newest ones were lost; 0: it never did.
+    pub jumped: Revision,
+}
+
+impl BucketState {
+    /// A version's numbers as they are shown and compared. Those from before a jump are the jump's:
+    /// whoever saw one of them may have seen a later version that was lost, so none of them may
+    /// hold any more.
+    pub fn shown(&self, head: Head) -> Head {
+        Head {
+            create_revision: head.create_revision.max(self.jumped),
+            mod_revision: head.mod_revision.max(self.jumped),
+            ..head
+        }
+    }
 }
 
 /// One version of a key, without its value.
@@ -222,6 +237,9 @@ pub struct ClaimStart {
 pub trait View {
     /// What is known of a bucket; `None` if nothing was ever written to it.
     fn bucket(&self, project: ProjectId, name: &BucketName) -> Result<Option<BucketState>, Error>;
+
+    /// The revision behind which a new bucket of the group begins: 0, unless revisions were lost.
+    fn base(&self) -> Result<Revision, Error>;
 
     /// The number the next new bucket gets.
     fn next_bucket(&self) -> Result<BucketNumber, Error>;

@@ -104,6 +104,11 @@ impl Node {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
+    /// Whether it has not ended yet.
+    pub fn runs(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_none())
+    }
+
     /// Waits for its end; its exit code.
     pub fn wait_for_end(&mut self) -> Option<i32> {
         self.process.take()?.wait().unwrap().code()

@@ -4,7 +4,7 @@ use stemedb_types::Revision;
 
 use super::keys::{Scan, put, value, version};
 use super::{Replica, Run, agent, item, statement};
-use crate::shard::{Answer, COMPACT_REVISIONS_MAX, Read, ReadAnswer, View};
+use crate::shard::{Answer, COMPACT_REVISIONS_MAX, Condition, Head, Read, ReadAnswer, View};
 
 fn compacted(revision: u64, floor: u64) -> Answer {
     Answer::Compacted { revision: Revision(revision), floor: Revision(floor) }
@@ -70,13 +70,61 @@ pub fn a_jump_goes_on_behind_what_may_be_lost_and_forgets_all_history<R: Replica
     for as_of in [2, 4, FAR + 3] {
         assert_eq!(run.get(b"k", Some(as_of)), gone(FAR + 4), "as of {as_of}");
     }
-    let two = version(1, 2, 2, b"2");
+    let two = version(FAR + 4, FAR + 4, 2, b"2");
     assert_eq!(run.get(b"k", Some(FAR + 4)), value(FAR + 4, Some(two.clone())));
     assert_eq!(run.get(b"gone", None), value(FAR + 4, None));
     // Never back, and the next write is the next revision.
     assert_eq!(run.jump(7), compacted(FAR + 4, FAR + 4));
     assert_eq!(run.put(b"k", b"5"), put(FAR + 5, false));
     assert_eq!(run.get(b"k", Some(FAR + 4)), value(FAR + 4, Some(two)));
+}
+
+pub fn after_a_jump_no_number_from_before_it_is_shown_or_holds<R: Replica>(run: &mut Run<R>) {
+    const FAR: u64 = 1 << 32;
+    for key in [b"a", b"b", b"c"] {
+        run.put(key, b"1");
+    }
+    run.jump(FAR);
+    // Not the one that stands in the store, nor one that was lost with the others.
+    for old in [0, 2, 3, FAR - 1] {
+        let refused =
+            Answer::PreconditionFailed { revision: Revision(FAR), current: Some(Revision(FAR)) };
+        let condition = || Condition::RevisionIn(vec![Revision(old)]);
+        assert_eq!(run.put_if(b"b", b"2", condition()), refused);
+        assert_eq!(run.delete_if(b"b", condition()), refused);
+        assert_eq!(run.get(b"b", None), value(FAR, Some(version(FAR, FAR, 1, b"1"))));
+    }
+    let shown = || Condition::RevisionIn(vec![Revision(FAR)]);
+    assert_eq!(run.put_if(b"b", b"2", shown()), put(FAR + 1, false));
+    assert_eq!(run.delete_if(b"c", shown()), Answer::Deleted { revision: Revision(FAR + 2) });
+    // A page shows what a get does, and a touch leaves it.
+    let touched = Answer::Touched { revision: Revision(FAR + 3), current: Revision(FAR) };
+    assert_eq!(run.touch(b"a", 1 << 50), touched);
+    let (_, rows, _) = run.page(&Scan::default(), None);
+    let numbers = |head: Head| (head.create_revision.0, head.mod_revision.0, head.version);
+    let rows: Vec<_> = rows.into_iter().map(|row| numbers(row.version.head)).collect();
+    assert_eq!(rows, [(FAR, FAR, 1), (FAR, FAR + 1, 2)]);
+    // A floor that goes up changes no number.
+    run.compact(FAR + 3);
+    assert_eq!(run.put_if(b"a", b"2", shown()), put(FAR + 4, false));
+}
+
+pub fn behind_a_base_every_new_bucket_begins<R: Replica>(run: &mut Run<R>) {
+    const FAR: u64 = 1 << 32;
+    run.put(b"k", b"1");
+    assert_eq!(run.base(FAR), compacted(FAR, FAR));
+    assert_eq!(run.base(7), compacted(FAR, FAR), "never back");
+    // Those that are there go on as they did: a jump is their own affair.
+    assert_eq!(run.put(b"k", b"2"), put(2, false));
+    run.in_bucket(1, "new");
+    assert_eq!(run.jump(2 * FAR), compacted(FAR, FAR), "there is none, and none is made");
+    assert_eq!(run.get(b"k", None), value(0, None));
+    assert_eq!(run.put(b"k", b"1"), put(FAR + 1, true));
+    assert_eq!(run.get(b"k", Some(FAR - 1)), gone(FAR + 1));
+    let one = version(FAR + 1, FAR + 1, 1, b"1");
+    assert_eq!(run.get(b"k", None), value(FAR + 1, Some(one)));
+    assert_eq!(run.get(b"k", Some(FAR)), value(FAR, None));
+    assert_eq!(run.in_bucket(2, "new").put(b"k", b"1"), put(FAR + 1, true));
 }
 
 pub fn a_compaction_takes_no_revision_and_goes_so_far_at_a_time<R: Replica>(run: &mut Run<R>) {

@@ -19,6 +19,7 @@ use crate::shard::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MapView {
     pub next_bucket: BucketNumber,
+    pub base: Revision,
     pub buckets: BTreeMap<(ProjectId, BucketName), BucketState>,
     pub versions: BTreeMap<(BucketNumber, Key), BTreeMap<Revision, Version>>,
     pub claims: BTreeMap<(BucketNumber, ClaimKey), Bytes>,
@@ -38,6 +39,7 @@ impl Replica for MapView {
         for change in changes.iter().cloned() {
             match change {
                 Change::NextBucket { number } => self.next_bucket = number,
+                Change::Base { to } => self.base = to,
                 Change::Bucket { project, name, state } => {
                     self.buckets.insert((project, name), state);
                 }
@@ -113,6 +115,10 @@ impl MapView {
 impl View for MapView {
     fn bucket(&self, project: ProjectId, name: &BucketName) -> Result<Option<BucketState>, Error> {
         Ok(self.buckets.get(&(project, name.clone())).copied())
+    }
+
+    fn base(&self) -> Result<Revision, Error> {
+        Ok(self.base)
     }
 
     fn next_bucket(&self) -> Result<BucketNumber, Error> {

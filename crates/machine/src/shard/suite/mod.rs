@@ -71,6 +71,8 @@ macro_rules! view_suite {
             below_the_floor_is_refused_and_at_it_everything_reads_as_it_was,
             a_compaction_takes_no_revision_and_goes_so_far_at_a_time,
             a_jump_goes_on_behind_what_may_be_lost_and_forgets_all_history,
+            after_a_jump_no_number_from_before_it_is_shown_or_holds,
+            behind_a_base_every_new_bucket_begins,
             the_floor_of_one_bucket_is_not_that_of_another,
             a_key_that_is_gone_below_the_floor_can_be_made_again,
         }
@@ -169,6 +171,10 @@ impl<R: Replica> Run<R> {
 
     pub fn jump(&mut self, to: u64) -> Answer {
         self.write(Write::Jump { to: Revision(to) })
+    }
+
+    pub fn base(&mut self, to: u64) -> Answer {
+        self.write(Write::Base { to: Revision(to) })
     }
 
     pub fn delete(&mut self, key: &[u8]) -> Answer {

@@ -52,6 +52,7 @@ fn commands() -> Vec<Command> {
     writes.push(Write::Expire { key: key(b"k"), lease: Revision(7) });
     writes.push(Write::Compact { to: Revision(300) });
     writes.push(Write::Jump { to: Revision(1 << 32) });
+    writes.push(Write::Base { to: Revision(1 << 32) });
     let bucket = "b".parse().unwrap();
     let command = |write| Command {
         project: ProjectId(300),
@@ -94,6 +95,7 @@ fn commands_in_a_log_stand_as_they_were_first_written() {
         "01ac02016205".to_owned() + "06016b" + "07",
         "01ac02016205".to_owned() + "07" + "ac02",
         "01ac02016205".to_owned() + "20" + "8080808010",
+        "01ac02016205".to_owned() + "21" + "8080808010",
         // With a name and what it stands for, behind the stamp.
         "02ac02016205".to_owned() + "027e21" + &"cd".repeat(32) + "02016b" + "01",
     ];

@@ -55,6 +55,10 @@ impl View for Passing {
         self.announced.map_or_else(|| self.now().trimmed(bucket), Ok)
     }
 
+    fn base(&self) -> Result<Revision, Error> {
+        self.now().base()
+    }
+
     fn next_bucket(&self) -> Result<BucketNumber, Error> {
         self.now().next_bucket()
     }

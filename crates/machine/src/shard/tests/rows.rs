@@ -52,7 +52,12 @@ impl Rows {
 impl View for Rows {
     fn bucket(&self, _: ProjectId, _: &BucketName) -> Result<Option<BucketState>, Error> {
         let (number, revision) = (BucketNumber(0), Revision(1_000_000));
-        Ok(Some(BucketState { number, revision, compacted: Revision(0) }))
+        let (compacted, jumped) = (Revision(0), Revision(0));
+        Ok(Some(BucketState { number, revision, compacted, jumped }))
+    }
+
+    fn base(&self) -> Result<Revision, Error> {
+        Ok(Revision(0))
     }
 
     fn next_bucket(&self) -> Result<BucketNumber, Error> {
