@@ -37,15 +37,13 @@ pub(crate) struct Shards {
     pub(crate) moving: u64,
 }
 
-/// Who holds what: for each shard the nodes, by id, and what the group calls their replicas.
+/// Who holds what: for each shard the nodes, by id, and the numbers of their replicas.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Layout {
     /// Grows with every change.
     pub(crate) epoch: u64,
     /// One for each shard.
     pub(crate) shards: Vec<BTreeMap<String, u64>>,
-    /// The meta group, whose replicas get their numbers from the same count.
-    pub(crate) meta: BTreeMap<String, u64>,
 }
 
 /// Who leads a bucket, as the node asked says.
@@ -157,7 +155,7 @@ fn layout(body: &Value) -> Result<Layout> {
         replicas.iter().map(replica).collect::<Result<BTreeMap<_, _>>>()
     };
     let each = shards.iter().map(|shard| replicas(&shard["replicas"]));
-    Ok(Layout { epoch, shards: each.collect::<Result<_>>()?, meta: replicas(&body["meta"])? })
+    Ok(Layout { epoch, shards: each.collect::<Result<_>>()? })
 }
 
 impl Layout {
@@ -175,16 +173,11 @@ impl Layout {
         counts
     }
 
-    /// How many replicas of shards were made on the way from here to a later layout, while so many
-    /// nodes joined. The cluster never gives a number twice, and gives them in order, so those
-    /// that came and went in between count too. Each node that joins takes one for its replica of
-    /// the meta group.
-    pub(crate) fn made_until(&self, later: &Layout, joined: u64) -> u64 {
-        let newest = |layout: &Layout| {
-            let groups = layout.shards.iter().chain([&layout.meta]);
-            groups.flat_map(BTreeMap::values).copied().max().unwrap_or(0)
-        };
-        newest(later).saturating_sub(newest(self)).saturating_sub(joined)
+    /// What the shards call their replicas. A number is given once, so one that is new is a replica that
+    /// was made. The cluster gives out numbers for all that it is about to do and uses some of them: those
+    /// between two of these say nothing.
+    pub(crate) fn replicas(&self) -> BTreeSet<u64> {
+        self.shards.iter().flat_map(BTreeMap::values).copied().collect()
     }
 
     /// The fewest replicas that must be made when nodes without any join, so many that there are
@@ -211,8 +204,7 @@ mod tests {
         let shard = |replicas: &&[(&str, u64)]| {
             replicas.iter().map(|(node, id)| ((*node).to_owned(), *id)).collect()
         };
-        let shards = shards.iter().map(shard).collect();
-        Layout { epoch: 1, shards, meta: BTreeMap::from([("a".to_owned(), 1)]) }
+        Layout { epoch: 1, shards: shards.iter().map(shard).collect() }
     }
 
     #[test]
@@ -235,12 +227,12 @@ mod tests {
     }
 
     #[test]
-    fn replicas_that_came_and_went_count_as_made() {
+    fn replicas_are_those_of_shards_and_not_the_numbers_between() {
         let before = laid(&[&[("a", 2), ("b", 3)], &[("a", 4), ("b", 5)]]);
-        // Number 6 went to the meta group, 7 was made and given up, 8 stayed.
+        // Number 6 went to the meta group, 7 was given out and never used.
         let after = laid(&[&[("a", 2), ("c", 8)], &[("a", 4), ("b", 5)]]);
-        assert_eq!(before.made_until(&after, 1), 2);
-        assert_eq!(before.made_until(&before, 0), 0);
+        assert_eq!(before.replicas(), [2, 3, 4, 5].into());
+        assert_eq!(&after.replicas() - &before.replicas(), [8].into());
         assert_eq!(after.nodes().into_iter().collect::<Vec<_>>(), ["a", "b", "c"]);
     }
 

@@ -229,11 +229,14 @@ pub(crate) struct IdleArgs {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) seconds: u64,
     /// How long servers are left alone after their start before they are looked at, in seconds
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=600))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=600))]
     pub(crate) settle: u64,
     /// Which system
     #[arg(long, value_enum, default_value_t = System::Stemedb)]
     pub(crate) system: System,
+    /// End with status 1 if the target was not held
+    #[arg(long)]
+    pub(crate) check: bool,
     /// Which servers.
     #[command(flatten)]
     pub(crate) servers: Servers,
@@ -251,7 +254,7 @@ pub(crate) struct FaultsArgs {
     /// Seed of the rounds and of what clients do
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// What lies between the nodes; `lossy` takes the forwarder in any case
+    /// What lies between the nodes; `lossy` takes the forwarder unless namespaces are asked for by name
     #[arg(long, value_enum, default_value_t = Kind::Auto)]
     pub(crate) network: Kind,
     /// Which servers.
@@ -277,6 +280,9 @@ pub(crate) struct FailoverArgs {
     /// Seed of the random values
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    /// End with status 1 if the target was not held
+    #[arg(long)]
+    pub(crate) check: bool,
     /// Which servers.
     #[command(flatten)]
     pub(crate) servers: Servers,
@@ -294,6 +300,9 @@ pub(crate) struct RollingArgs {
     /// Seed of the random values
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    /// End with status 1 if the target was not held
+    #[arg(long)]
+    pub(crate) check: bool,
     /// Which servers.
     #[command(flatten)]
     pub(crate) servers: Servers,
@@ -331,6 +340,9 @@ pub(crate) struct GrowArgs {
     /// How often all of it is done
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) runs: u32,
+    /// End with status 1 if the target was not held
+    #[arg(long)]
+    pub(crate) check: bool,
     /// Which servers.
     #[command(flatten)]
     pub(crate) servers: Servers,
@@ -345,6 +357,9 @@ pub(crate) struct WipedArgs {
     /// How often a node is wiped
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) runs: u32,
+    /// End with status 1 if the target was not held
+    #[arg(long)]
+    pub(crate) check: bool,
     /// Which servers.
     #[command(flatten)]
     pub(crate) servers: Servers,

@@ -3,10 +3,14 @@
 //! Three nodes are filled. Puts on a schedule measure the latency, then a fourth node is started
 //! and they go on until nothing moves and each node holds its share; then the same with a fifth.
 //! How many replicas were made on the way is held against the fewest by which the shares can be
-//! reached. Each run has a cluster of its own; the ratio of the two p99 is told for each join, and
+//! reached: the layout is looked at all the time, and every replica that was ever in it counts. One that
+//! came and went between two looks is not seen. Each run has a cluster of its own; the ratio of the two p99 is told for each join, and
 //! the median over the runs.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -16,7 +20,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::admin::Layout;
+use crate::admin::{Admin, Layout};
 use crate::cli::{FillArgs, GrowArgs, Output, Servers};
 use crate::compare::NODES;
 use crate::faults::{Network, Site};
@@ -34,6 +38,8 @@ const NODES_MAX: usize = 5;
 const SHARE_LIMIT: Duration = Duration::from_secs(900);
 /// Between two looks at the shares.
 const LOOK: Duration = Duration::from_millis(500);
+/// Between two looks at which replicas there are.
+const LAYOUT_LOOK: Duration = Duration::from_millis(250);
 /// The p99 while shards move may be so many times that before.
 const TARGET: f64 = 1.5;
 
@@ -50,6 +56,10 @@ struct Join {
 impl Join {
     fn ratio(&self) -> f64 {
         self.during.percentile_ms(0.99) / self.before.percentile_ms(0.99)
+    }
+
+    fn errors(&self) -> u64 {
+        self.before.errors().0 + self.during.errors().0
     }
 }
 
@@ -68,7 +78,8 @@ pub(crate) async fn run(arguments: &GrowArgs) -> Result<ExitCode> {
         std::fs::remove_dir_all(&dir)?;
     }
     print(arguments, &all);
-    Ok(ExitCode::SUCCESS)
+    let held = (NODES + 1..=NODES_MAX).all(|nodes| held(&all, nodes));
+    Ok(if arguments.check && !held { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// A cluster of three that holds what was asked for, and may grow to `nodes`.
@@ -110,6 +121,9 @@ async fn measure(arguments: &GrowArgs, dir: PathBuf) -> Result<Vec<Join>> {
     let schedule = Schedule { workload, rate: arguments.rate };
     let mut joins = Vec::new();
     for node in NODES..NODES_MAX {
+        // The node before is there, but nodes go on compacting what they were sent and let go.
+        site.settle().await?;
+        site.whole().await?;
         let (time, begun) = (Duration::from_secs(arguments.seconds), Instant::now());
         let before = open_loop::run(&store, schedule, move || begun.elapsed() >= time).await?;
         eprintln!("  p99 before: {:.2} ms", before.percentile_ms(0.99));
@@ -128,17 +142,23 @@ async fn join(
 ) -> Result<Join> {
     let (nodes, old) = (node + 1, site.admin().layout(site.own(0)).await?);
     let (begun, over) = (Instant::now(), Rc::new(Cell::new(false)));
+    let (own, admin, seen) = (site.own(0), site.admin().clone(), RefCell::new(old.replicas()));
     site.start(node)?;
     let ended = over.clone();
     let puts = open_loop::run(store, schedule, move || ended.get());
     let shared = async {
-        let shared = shared_out(site, nodes).await;
+        let shared = tokio::select! {
+            shared = shared_out(site, nodes) => shared,
+            never = look_on(&admin, own, &seen) => match never {},
+        };
         over.set(true);
         shared.map(|layout| (layout, begun.elapsed()))
     };
     let (during, shared) = tokio::join!(puts, shared);
     let ((new, took), during) = (shared?, during?);
-    let (made, fewest) = (old.made_until(&new, 1), old.fewest_for(nodes as u64));
+    let all: BTreeSet<u64> = &seen.into_inner() | &new.replicas();
+    let made = all.difference(&old.replicas()).count() as u64;
+    let fewest = old.fewest_for(nodes as u64);
     let join = Join { nodes, took, made, fewest, before, during };
     eprintln!(
         "  {nodes} nodes: p99 {:.2} ms, {:.1} s, {made} replicas made, fewest {fewest}",
@@ -146,6 +166,17 @@ async fn join(
         join.took.as_secs_f64()
     );
     Ok(join)
+}
+
+/// Puts down every replica that is ever in the layout.
+async fn look_on(admin: &Admin, node: SocketAddr, seen: &RefCell<BTreeSet<u64>>) -> Infallible {
+    loop {
+        // A look that fails is made up for by the next one.
+        if let Ok(layout) = admin.layout(node).await {
+            seen.borrow_mut().extend(layout.replicas());
+        }
+        sleep(LAYOUT_LOOK).await;
+    }
 }
 
 /// Waits until nothing moves and so many nodes hold the same, but for one.
@@ -177,6 +208,13 @@ fn median_ratio(all: &[Vec<Join>], nodes: usize) -> f64 {
     median(&joins.map(Join::ratio).collect::<Vec<_>>())
 }
 
+/// Whether the target was held at the join that led to so many nodes. A put that failed has no latency, so
+/// none may.
+fn held(all: &[Vec<Join>], nodes: usize) -> bool {
+    let joins = all.iter().flatten().filter(|join| join.nodes == nodes);
+    median_ratio(all, nodes) <= TARGET && joins.map(Join::errors).sum::<u64>() == 0
+}
+
 fn print(arguments: &GrowArgs, all: &[Vec<Join>]) {
     if arguments.servers.output == Output::Json {
         let join = |j: &Join| {
@@ -190,14 +228,15 @@ fn print(arguments: &GrowArgs, all: &[Vec<Join>]) {
                 "p50_during_ms": j.during.percentile_ms(0.5),
                 "p99_during_ms": j.during.percentile_ms(0.99),
                 "ratio": j.ratio(),
-                "errors": j.before.errors().0 + j.during.errors().0,
+                "errors": j.errors(),
             })
         };
         let runs: Vec<Vec<_>> = all.iter().map(|run| run.iter().map(join).collect()).collect();
         let medians = [4, 5].map(|nodes| median_ratio(all, nodes));
+        let held = [4, 5].map(|nodes| held(all, nodes));
         let figures = json!({
             "built": built(), "gib": arguments.fill.gib, "shards": arguments.fill.shards,
-            "rate": arguments.rate, "runs": runs, "median_ratios": medians,
+            "rate": arguments.rate, "runs": runs, "median_ratios": medians, "held": held,
         });
         println!("{figures:#}");
         return;
@@ -218,8 +257,10 @@ fn print(arguments: &GrowArgs, all: &[Vec<Join>]) {
     println!("{}", table::markdown(&headers, &rows, 0));
     for nodes in NODES + 1..=NODES_MAX {
         let ratio = median_ratio(all, nodes);
-        let verdict = if ratio <= TARGET { "held" } else { "NOT HELD" };
-        println!("target: to {nodes} nodes, median p99 {ratio:.2}, at most {TARGET}: {verdict}");
+        let verdict = if held(all, nodes) { "held" } else { "NOT HELD" };
+        println!(
+            "target: to {nodes} nodes, median p99 {ratio:.2}, at most {TARGET}, no put failed: {verdict}"
+        );
     }
     for reason in all.iter().flatten().filter_map(|j| j.before.errors().1.or(j.during.errors().1)) {
         println!("ERROR, the first of a join: {reason}");
@@ -245,7 +286,7 @@ impl Join {
             ms(&self.during, 0.5),
             ms(&self.during, 0.99),
             format!("{:.2}", self.ratio()),
-            (self.before.errors().0 + self.during.errors().0).to_string(),
+            self.errors().to_string(),
         ]
     }
 }
@@ -276,12 +317,20 @@ mod tests {
     }
 
     #[test]
+    fn a_put_that_failed_is_no_latency_and_no_success_either() {
+        let mut all = vec![vec![join(4, 10, 14), join(5, 10, 40)]];
+        assert_eq!([4, 5].map(|nodes| held(&all, nodes)), [true, false]);
+        all[0][0].during.failed("refused");
+        assert!(!held(&all, 4));
+    }
+
+    #[test]
     fn shared_out_is_the_same_for_all_but_for_one() {
         let laid = |counts: &[(&str, u16)]| {
             let held = counts.iter().flat_map(|&(node, count)| (0..count).map(move |_| node));
             let shard = |node: &str| BTreeMap::from([(node.to_owned(), 1)]);
             let shards = held.map(shard).collect();
-            Layout { epoch: 1, shards, meta: BTreeMap::new() }
+            Layout { epoch: 1, shards }
         };
         assert!(is_shared_out(&laid(&[("a", 3), ("b", 2), ("c", 2)]), 3));
         assert!(!is_shared_out(&laid(&[("a", 3), ("b", 1), ("c", 2)]), 3));

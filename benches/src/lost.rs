@@ -5,7 +5,8 @@
 //! says of its readiness until all say `quorum-lost`. Then what a person would do: the survivor is ended,
 //! `stemedb recover` makes it the only voter, it is started again, the blank nodes join by themselves, and
 //! every key that was acknowledged is read through every gateway. Last, all three lose their disks at
-//! once: nobody is left who knows of anything, and what the nodes say is told, not judged.
+//! once: nobody is left who knows of anything, and all that the nodes say from their start until they are
+//! ready is told, not judged.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,7 +27,9 @@ const SURVIVOR: usize = 0;
 /// How long nodes may take to say what is the matter.
 const SAY_LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks at what they say.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(25);
+/// The status of a node that is ready.
+const READY: u16 = 200;
 /// How all nodes call it.
 const QUORUM_LOST: &str = "quorum-lost";
 
@@ -37,7 +40,13 @@ struct Figures {
     whole: Duration,
     keys: u64,
     missing: u64,
-    all_lost: Vec<Said>,
+    all_lost: Vec<Vec<Heard>>,
+}
+
+/// What a node said, and for how long it had run when it said so first.
+struct Heard {
+    after: Duration,
+    said: Said,
 }
 
 /// Goes through both losses on one cluster and prints what came of them; a failure if a key is missing.
@@ -68,11 +77,8 @@ pub(crate) async fn run(arguments: &LostArgs) -> Result<ExitCode> {
 
     let everyone: Vec<usize> = (0..NODES).collect();
     lose(&mut site, &everyone).await?;
+    let all_lost = said_until_ready(&site).await?;
     site.ready().await?;
-    let mut all_lost = Vec::new();
-    for node in everyone {
-        all_lost.push(site.said(node).await?);
-    }
     site.stop().await?;
     let figures = Figures { two_lost, recovered, whole, keys: workload.keys, missing, all_lost };
     print(arguments, &figures);
@@ -81,9 +87,7 @@ pub(crate) async fn run(arguments: &LostArgs) -> Result<ExitCode> {
 
 /// These nodes end at once and come back under their names with empty disks.
 async fn lose(site: &mut Site, nodes: &[usize]) -> Result<()> {
-    for &node in nodes {
-        site.kill(node).await?;
-    }
+    site.kill_all(nodes).await?;
     nodes.iter().try_for_each(|&node| site.wipe(node))?;
     nodes.iter().try_for_each(|&node| site.start(node))
 }
@@ -101,6 +105,28 @@ async fn said_by_all(site: &Site) -> Result<Vec<Said>> {
             return Ok(all);
         }
         ensure!(Instant::now() < deadline, "after {SAY_LIMIT:?} they say {all:?}");
+        sleep(LOOK).await;
+    }
+}
+
+/// All that each node says from its start until all are ready, each answer once.
+async fn said_until_ready(site: &Site) -> Result<Vec<Vec<Heard>>> {
+    let (begun, mut all) = (Instant::now(), Vec::new());
+    all.resize_with(NODES, Vec::new);
+    loop {
+        let mut ready = 0;
+        for (node, heard) in all.iter_mut().enumerate() {
+            // One that has just begun does not listen yet.
+            let Ok(said) = site.said(node).await else { continue };
+            ready += usize::from(said.status == READY);
+            if heard.iter().all(|known: &Heard| known.said != said) {
+                heard.push(Heard { after: begun.elapsed(), said });
+            }
+        }
+        if ready == NODES {
+            return Ok(all);
+        }
+        ensure!(begun.elapsed() < SAY_LIMIT, "not all are ready after {SAY_LIMIT:?}");
         sleep(LOOK).await;
     }
 }
@@ -124,26 +150,29 @@ async fn missing(store: &stemedb::Store, workload: Workload) -> Result<u64> {
 fn print(arguments: &LostArgs, figures: &Figures) {
     let Figures { two_lost, recovered, whole, keys, missing, all_lost } = figures;
     if arguments.servers.output == Output::Json {
-        let said = |all: &[Said]| -> Vec<_> {
-            all.iter().map(|said| json!({ "status": said.status, "text": said.text })).collect()
-        };
+        let said = |said: &Said| json!({ "status": said.status, "text": said.text });
+        let heard = |heard: &Heard| json!({ "after_s": heard.after.as_secs_f64(), "said": said(&heard.said) });
+        let all = |all: &Vec<Heard>| all.iter().map(heard).collect::<Vec<_>>();
         let figures = json!({
-            "built": built(), "two_lost": said(two_lost), "recovered_s": recovered.as_secs_f64(),
-            "whole_s": whole.as_secs_f64(), "keys": keys, "missing": missing,
-            "all_lost": said(all_lost),
+            "built": built(), "two_lost": two_lost.iter().map(said).collect::<Vec<_>>(),
+            "recovered_s": recovered.as_secs_f64(), "whole_s": whole.as_secs_f64(),
+            "keys": keys, "missing": missing,
+            "all_lost": all_lost.iter().map(all).collect::<Vec<_>>(),
         });
         println!("{figures:#}");
         return;
     }
-    let headers = ["lost", "node", "status", "readiness"];
-    let rows = |lost: &'static str, all: &[Said]| -> Vec<Vec<String>> {
-        let row = |(node, said): (usize, &Said)| {
-            vec![lost.to_owned(), node.to_string(), said.status.to_string(), said.text.clone()]
-        };
-        all.iter().enumerate().map(row).collect()
+    let headers = ["lost", "node", "status", "readiness", "first said after s"];
+    let row = |lost: &str, node: usize, said: &Said, after: String| {
+        vec![lost.to_owned(), node.to_string(), said.status.to_string(), said.text.clone(), after]
     };
-    let rows = [rows("two of three", two_lost), rows("all three", all_lost)].concat();
-    println!("{}", table::markdown(&headers, &rows, 4));
+    let two = two_lost.iter().enumerate();
+    let two = two.map(|(node, said)| row("two of three", node, said, String::new()));
+    let all = all_lost.iter().enumerate().flat_map(|(node, heard)| {
+        let after = |heard: &Heard| format!("{:.2}", heard.after.as_secs_f64());
+        heard.iter().map(move |heard| row("all three", node, &heard.said, after(heard)))
+    });
+    println!("{}", table::markdown(&headers, &two.chain(all).collect::<Vec<_>>(), 4));
     let seconds = (recovered.as_secs_f64(), whole.as_secs_f64());
     println!(
         "recovered: answers after {:.1} s, three whole nodes after {:.1} s",

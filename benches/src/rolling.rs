@@ -3,18 +3,19 @@
 //! Callers know one address (`balancer`), keep their connections, come on a schedule, and are the
 //! client that others use (`crates/client`) with its own rules for trying again. Each node gets a
 //! SIGTERM, is started when it is gone, and the next one follows when it is ready, as a StatefulSet
-//! does it. A call failed if it failed after the client's retries; how many needed one is told, and
+//! does it. A call failed if it failed after the client's retries, or read another value than was written
+//! under that key; how many needed one is told, and
 //! how long the slowest took.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use stemedb_client::{ApiKey, Client, Condition};
+use stemedb_client::{ApiKey, Client, Condition, Value};
 use stemedb_types::{BucketName, Key};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -91,7 +92,8 @@ pub(crate) async fn run(arguments: &RollingArgs) -> Result<ExitCode> {
     drop(balancer);
     site.stop().await?;
     print(arguments, &all);
-    Ok(ExitCode::SUCCESS)
+    let held = failed(&all) == 0;
+    Ok(if arguments.check && !held { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn clients(url: &str, key: &str) -> Result<Vec<Client>> {
@@ -154,6 +156,8 @@ async fn call_on_schedule(
     let workload = Workload { keys: KEYS, value_bytes: VALUE_BYTES, seed: arguments.seed };
     let (begun, mut chance) = (Instant::now(), workload.chance(0));
     let (mut calls, mut waiting) = (Calls::new()?, JoinSet::new());
+    // The greatest revision that was acknowledged of each key; 0: none.
+    let acknowledged = Rc::new(RefCell::new(vec![0; KEYS as usize]));
     for turn in 0_u64.. {
         let due = begun + Duration::from_secs_f64(turn as f64 / f64::from(arguments.rate));
         sleep_until(due).await;
@@ -169,12 +173,20 @@ async fn call_on_schedule(
         let bucket: BucketName = format!("rolling-{}", index % BUCKETS).parse()?;
         let key = Key::new(Workload::key(index))?;
         let value = workload.value(index, &mut chance);
+        let acknowledged = acknowledged.clone();
         waiting.spawn_local(RETRIES.scope(Cell::new(0), async move {
-            let outcome = match put {
-                true => client.put(&bucket, &key, value, Condition::Always).await.map(drop),
-                false => client.get(&bucket, &key).await.map(drop),
+            let at = index as usize;
+            let outcome = if put {
+                let written = client.put(&bucket, &key, value, Condition::Always).await;
+                written.map_err(anyhow::Error::from).map(|written| {
+                    let newest = &mut acknowledged.borrow_mut()[at];
+                    *newest = written.revision.max(*newest);
+                })
+            } else {
+                let since = acknowledged.borrow()[at];
+                let read = client.get(&bucket, &key).await.map_err(anyhow::Error::from);
+                read.and_then(|found| checked(workload, index, since, found))
             };
-            let outcome = outcome.map_err(anyhow::Error::from);
             Call { outcome, took: due.elapsed(), retries: RETRIES.with(Cell::get) }
         }));
     }
@@ -182,6 +194,21 @@ async fn call_on_schedule(
         calls.count(call?)?;
     }
     Ok(calls)
+}
+
+/// Whether a get found what it must: what had been acknowledged when it began, or something newer.
+fn checked(workload: Workload, index: u64, since: u64, found: Option<Value>) -> Result<()> {
+    match found {
+        Some(value) => {
+            let revision = value.mod_revision;
+            ensure!(revision >= since, "revision {revision}, {since} was acknowledged before");
+            workload.check(index, &value.bytes)
+        }
+        None => {
+            ensure!(since == 0, "not found, revision {since} was acknowledged before");
+            Ok(())
+        }
+    }
 }
 
 impl Calls {
@@ -201,6 +228,10 @@ impl Calls {
             }
         }
     }
+}
+
+fn failed(all: &[Figures]) -> u64 {
+    all.iter().map(|figures| figures.calls.tally.errors().0).sum()
 }
 
 fn print(arguments: &RollingArgs, all: &[Figures]) {
@@ -228,9 +259,10 @@ fn print(arguments: &RollingArgs, all: &[Figures]) {
         ["calls", "failed", "retried", "retries", "p50 ms", "p99 ms", "longest ms", "restarts s"];
     let rows: Vec<_> = all.iter().map(Figures::row).collect();
     println!("{}", table::markdown(&headers, &rows, 0));
-    let failed: u64 = all.iter().map(|f| f.calls.tally.errors().0).sum();
-    let verdict = if failed == 0 { "held" } else { "NOT HELD" };
-    println!("target: no call failed after its retries: {verdict}");
+    let verdict = if failed(all) == 0 { "held" } else { "NOT HELD" };
+    println!(
+        "target: no call failed after its retries or read less than was acknowledged: {verdict}"
+    );
     for reason in all.iter().filter_map(|f| f.calls.tally.errors().1) {
         println!("FAILED, the first of a run: {reason}");
     }
@@ -271,6 +303,21 @@ mod tests {
         let restarts = vec![ms(1_000)];
         let figures = Figures { calls, restarts, took: ms(4_000) };
         assert_eq!(figures.row()[..4], ["3", "1", "2", "5"]);
+    }
+
+    #[test]
+    fn a_get_that_finds_less_than_was_acknowledged_is_a_failure() {
+        let workload = Workload { keys: KEYS, value_bytes: VALUE_BYTES, seed: 1 };
+        let found = |index, mod_revision| {
+            let bytes = workload.value(index, &mut workload.chance(0));
+            Some(Value { bytes, mod_revision, create_revision: 1, version: 1, stale_ms: None })
+        };
+        assert!(checked(workload, 3, 0, None).is_ok(), "nothing was acknowledged");
+        assert!(checked(workload, 3, 7, None).is_err());
+        assert!(checked(workload, 3, 7, found(3, 6)).is_err());
+        assert!(checked(workload, 3, 7, found(4, 7)).is_err());
+        assert!(checked(workload, 3, 7, found(3, 7)).is_ok());
+        assert!(checked(workload, 3, 7, found(3, 9)).is_ok());
     }
 
     #[tokio::test]

@@ -64,12 +64,16 @@ pub(crate) async fn run(arguments: &WipedArgs) -> Result<ExitCode> {
     }
     site.stop().await?;
     print(arguments, &all);
-    Ok(ExitCode::SUCCESS)
+    Ok(if arguments.check && !held(&all) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn held(all: &[Figures]) -> bool {
+    all.iter().all(|figures| figures.whole <= TARGET)
 }
 
 fn print(arguments: &WipedArgs, all: &[Figures]) {
     let fill = arguments.fill;
-    let held = all.iter().all(|figures| figures.whole <= TARGET);
+    let held = held(all);
     if arguments.servers.output == Output::Json {
         let run = |f: &Figures| {
             json!({

@@ -39,8 +39,8 @@ pub(crate) const BUCKETS: usize = 4;
 const REGISTERS: usize = 12;
 /// After this time other registers are used.
 const REGISTERS_LIVE: Duration = Duration::from_secs(8);
-/// How long a client waits for an answer, the connection included.
-const ANSWER_LIMIT: Duration = Duration::from_millis(1_500);
+/// How long a client waits for an answer, the connection included, where wires are quick.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_millis(1_500);
 /// Between two operations of a client at least so much, and at most twice as much.
 const PACE_MS: u64 = 8;
 
@@ -54,6 +54,8 @@ pub(crate) struct Office {
     pub(crate) over: Cell<bool>,
     /// The key they show.
     pub(crate) key: HeaderValue,
+    /// How long they wait for an answer, the connection included.
+    answer_limit: Duration,
     begun: Instant,
 }
 
@@ -82,12 +84,13 @@ struct Client {
 
 impl Office {
     /// Nothing written yet.
-    pub(crate) fn new(gateways: Vec<SocketAddr>, key: HeaderValue) -> Self {
+    pub(crate) fn new(gateways: Vec<SocketAddr>, key: HeaderValue, answer_limit: Duration) -> Self {
         Office {
             record: RefCell::default(),
             gateways: RefCell::new(gateways),
             over: Cell::new(false),
             key,
+            answer_limit,
             begun: Instant::now(),
         }
     }
@@ -269,7 +272,8 @@ impl Client {
         }
         let Ok(request) = request.body(Full::new(body)) else { return Heard::NotApplied };
         let kept = self.connection.take().filter(|(at, c)| *at == gateway && !c.is_closed());
-        let (heard, connection) = ask(gateway, kept.map(|(_, c)| c), request).await;
+        let (kept, limit) = (kept.map(|(_, c)| c), self.office.answer_limit);
+        let (heard, connection) = ask(gateway, kept, request, limit).await;
         self.connection = connection.map(|connection| (gateway, connection));
         if !matches!(heard, Heard::Answer(_)) {
             self.gateway += 1;
@@ -285,11 +289,12 @@ pub(crate) async fn ask(
     gateway: SocketAddr,
     kept: Option<Connection>,
     request: Request<Full<Bytes>>,
+    limit: Duration,
 ) -> (Heard, Option<Connection>) {
-    let deadline = Instant::now() + ANSWER_LIMIT;
+    let deadline = Instant::now() + limit;
     let mut connection = match kept {
         Some(connection) => connection,
-        None => match timeout(ANSWER_LIMIT, Connection::open(gateway)).await {
+        None => match timeout(limit, Connection::open(gateway)).await {
             Ok(Ok(connection)) => connection,
             _ => return (Heard::NotApplied, None),
         },
@@ -332,7 +337,7 @@ pub(crate) async fn look(
 ) -> Result<Heard> {
     let (bucket, key) = place;
     let request = Request::get(format!("/v1/kv/{bucket}/{key}")).header("x-api-key", &office.key);
-    Ok(ask(gateway, None, request.body(Full::default())?).await.0)
+    Ok(ask(gateway, None, request.body(Full::default())?, office.answer_limit).await.0)
 }
 
 #[cfg(test)]

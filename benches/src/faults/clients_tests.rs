@@ -128,7 +128,7 @@ impl Gateway {
 async fn run(habit: Habit) -> Rc<Office> {
     let gateway = Gateway::listen(habit).await;
     let key = HeaderValue::from_static("k");
-    let office = Rc::new(Office::new(vec![gateway], key));
+    let office = Rc::new(Office::new(vec![gateway], key, ANSWER_LIMIT));
     let mut working = JoinSet::new();
     (0..CLIENTS).for_each(|number| {
         working.spawn_local(work(number, office.clone(), 3));

@@ -32,9 +32,9 @@ pub(crate) enum Fault {
     PartitionAsymmetric,
     /// Two nodes hear nothing of each other, the third hears both
     PartitionPartial,
-    /// 200 ms delay and 20 % loss between all nodes
+    /// 200 ms delay and 20 % loss between all nodes; in namespaces the loss alone, of real packets
     Lossy,
-    /// The clock of one node jumps by up to an hour, and back
+    /// The clock of one node jumps ahead and back by up to an hour
     ClockJump,
     /// A node comes back under its name with empty disks
     WipedDisk,
@@ -60,6 +60,8 @@ pub(crate) enum Asked {
 pub(crate) enum Step {
     /// SIGKILL, and its end.
     Kill(usize),
+    /// SIGKILL of all that found the cluster before the end of any is waited for.
+    KillAll,
     /// SIGTERM, and its end.
     Terminate(usize),
     /// The process begins, under the address it has now.
@@ -163,9 +165,8 @@ pub(crate) fn round(
             vec![Step::Kill(leader), Step::Wait(hold), Step::Start(leader), Step::Ready]
         }
         Fault::KillAll => {
-            let kill = nodes.clone().map(Step::Kill);
-            let start = nodes.clone().map(Step::Start);
-            kill.chain([Step::Wait(hold)]).chain(start).chain([Step::Ready]).collect()
+            let (kill, start) = ([Step::KillAll, Step::Wait(hold)], nodes.clone().map(Step::Start));
+            kill.into_iter().chain(start).chain([Step::Ready]).collect()
         }
         Fault::Pause => {
             vec![Step::Pause(victim), Step::Wait(hold), Step::Resume(victim), Step::Ready]
@@ -188,8 +189,9 @@ pub(crate) fn round(
         Fault::Lossy => vec![Step::Worsen, Step::Wait(hold), Step::Heal, Step::Ready],
         Fault::ClockJump => {
             let seconds = chance.random_range(2..=3_600) * if abrupt { 1 } else { -1 };
-            let there = [Step::Clock(victim, seconds), Step::Wait(hold)];
-            [there, [Step::Clock(victim, 0), Step::Ready]].concat()
+            // Both ways in each round, and then right again.
+            let jump = |seconds| [Step::Clock(victim, seconds), Step::Wait(hold)];
+            [jump(seconds), jump(-seconds), [Step::Clock(victim, 0), Step::Ready]].concat()
         }
         Fault::WipedDisk => {
             vec![end(victim), Step::Wipe(victim), Step::Start(victim), Step::Ready, Step::Whole]
@@ -202,8 +204,10 @@ pub(crate) fn round(
             let more = FOUNDING..NODES_MAX;
             let join = more.clone().map(Step::Start).chain([Step::Ready, Step::Whole]);
             let leave = |node| {
-                let cluster = [Step::Drain(node), Step::Whole, Step::Remove(node), Step::Whole];
-                cluster.into_iter().chain([Step::Terminate(node), Step::Wipe(node)])
+                // One that is removed and goes on running begins anew and joins again.
+                let cluster = [Step::Drain(node), Step::Whole, Step::Remove(node)];
+                let gone = [Step::Terminate(node), Step::Wipe(node), Step::Whole];
+                cluster.into_iter().chain(gone)
             };
             join.chain(more.rev().flat_map(leave)).collect()
         }
@@ -236,6 +240,7 @@ mod tests {
                 for &step in &steps {
                     let legal = match step {
                         Step::Kill(n) | Step::Terminate(n) => running.remove(&n),
+                        Step::KillAll => std::mem::take(&mut running).len() == FOUNDING,
                         Step::Start(n) => running.insert(n),
                         Step::Pause(n) => running.contains(&n) && paused.insert(n),
                         Step::Resume(n) => paused.remove(&n),
@@ -257,7 +262,8 @@ mod tests {
                             if seconds == 0 {
                                 off.remove(&n)
                             } else {
-                                off.insert(n)
+                                off.insert(n);
+                                true
                             }
                         }
                         Step::Wait(ms) => ms <= 4_000,

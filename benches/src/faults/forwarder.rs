@@ -9,8 +9,9 @@
 //! the wire is whole again, as a kernel would that sends again and again; but a connection that is
 //! begun meanwhile stands at once, and only its first answer never comes. Nobody is refused: a
 //! node that is gone closes what the forwarder took. A lost packet of TCP is a stall of one
-//! retransmission timeout, twice that when the second try is lost too, since a stream loses
-//! nothing else. A lost packet of UDP is lost.
+//! retransmission timeout for each try that is lost, since a stream loses nothing else. (A kernel
+//! doubles its timeout only while nothing at all gets through, and what follows a lost packet has it sent
+//! again sooner.) A lost packet of UDP is lost. When wires are whole again, what was late is there.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -175,6 +176,25 @@ impl Wires {
         }
     }
 
+    /// Waits until a chunk of a stream that is due then has come over the wire: over a whole one at once.
+    async fn arrival(&self, from: usize, to: usize, due: Instant) {
+        loop {
+            // Before the look at the wire, so that no change is missed.
+            let changed = self.changed.notified();
+            match self.wire(from, to) {
+                Wire::Whole => return,
+                Wire::Cut => {
+                    self.meet();
+                    changed.await;
+                }
+                Wire::Bad => tokio::select! {
+                    () = sleep_until(due) => return,
+                    () = changed => {}
+                },
+            }
+        }
+    }
+
     /// How long a packet of a stream takes.
     fn lateness(&self, from: usize, to: usize) -> Duration {
         if self.wire(from, to) != Wire::Bad {
@@ -183,7 +203,7 @@ impl Wires {
         self.meet();
         let mut chance = self.chance.borrow_mut();
         let lost = (0..RETRANSMITS_MAX).take_while(|_| chance.random_bool(LOSS));
-        DELAY + lost.map(|time| RETRANSMIT * 2_u32.pow(time)).sum::<Duration>()
+        DELAY + lost.map(|_| RETRANSMIT).sum::<Duration>()
     }
 
     async fn tell(&self, from: usize, to: usize, packet: &[u8]) {
@@ -242,8 +262,13 @@ async fn pump(
                 Ok(length) if length > 0 => {}
                 _ => return,
             }
-            // A stream keeps its order: what comes behind a late packet is late as well.
-            due = due.max(Instant::now() + wires.lateness(from, to));
+            // A stream keeps its order: what comes behind a late packet is late as well, until the wire
+            // is whole again and all of it has come.
+            let now = Instant::now();
+            due = match wires.wire(from, to) {
+                Wire::Whole => now,
+                _ => due.max(now + wires.lateness(from, to)),
+            };
             if sender.send((due, chunk.freeze())).await.is_err() {
                 return;
             }
@@ -251,8 +276,7 @@ async fn pump(
     };
     let writing = async move {
         while let Some((due, chunk)) = queue.recv().await {
-            sleep_until(due).await;
-            wires.passable(from, to).await;
+            wires.arrival(from, to, due).await;
             if write.write_all(&chunk).await.is_err() {
                 return;
             }

@@ -146,6 +146,25 @@ async fn a_bad_wire_is_slow_keeps_the_order_of_a_stream_and_loses_datagrams() {
 }
 
 #[tokio::test]
+async fn what_is_late_when_the_wire_becomes_whole_is_there() {
+    let transcript = async {
+        let pair = pair(5).await;
+        let (mut near, mut far) = pair.connected().await;
+        pair.forwarder.worsen(2);
+        near.write_all(b"one").await.unwrap();
+        // It is on its way.
+        while pair.forwarder.met() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let (begun, mut heard) = (Instant::now(), [0; 3]);
+        pair.forwarder.heal();
+        timeout(LIMIT, far.read_exact(&mut heard)).await.unwrap().unwrap();
+        assert!(begun.elapsed() < DELAY / 2, "{:?}", begun.elapsed());
+    };
+    LocalSet::new().run_until(transcript).await;
+}
+
+#[tokio::test]
 async fn a_connection_of_a_stranger_is_closed() {
     let transcript = async {
         let pair = pair(4).await;

@@ -19,10 +19,12 @@
 //! | `network` | what lies between the nodes |
 //! | `namespaces` | a network namespace for each node |
 //! | `forwarder`, `dialer` | wires in user space, and whose connection it is |
+//! | `clock` | clocks that can be put off |
 //! | `clients`, `record` | what is asked, and what is written down of it |
 //! | `outcome` | held, violated or undecided |
 
 mod clients;
+mod clock;
 mod dialer;
 mod fault;
 mod forwarder;
@@ -63,10 +65,13 @@ pub(crate) async fn run(arguments: &FaultsArgs) -> Result<ExitCode> {
         let dir = scratch.path().join(fault.to_string());
         eprintln!("{fault}: seed {}", arguments.seed);
         let findings = steer::run(arguments, fault, dir.clone()).await;
-        eprintln!("{fault}: {}", findings.judge());
+        // At once: a run of hours that is cut short has told what it found.
+        eprintln!("{}", outcome::line(&findings));
         all.push(findings);
-        if dir.exists() {
-            std::fs::remove_dir_all(&dir)?;
+        if dir.exists()
+            && let Err(error) = std::fs::remove_dir_all(&dir)
+        {
+            eprintln!("left behind: {}: {error}", dir.display());
         }
     }
     match arguments.servers.output {

@@ -6,7 +6,9 @@
 //! theirs. A direction is cut by telling the sender that the
 //! receiver's address is at a hardware address nobody has: packets leave and arrive nowhere,
 //! silently, as with a pulled cable, and connections that stand feel it as well. No packet filter
-//! is needed, only `ip` and the right to use it.
+//! is needed, only `ip` and the right to use it. Loss takes `nft`: every node drops a part of the packets
+//! that come in from other nodes, and counts them. (A filter on the way out would be an error that the
+//! sender sees.) Nothing is late but what is sent again.
 //!
 //! Names and the addresses' third byte come from the driver's process id, so that two runs do not
 //! meet. Everything is taken down when this is dropped; after a SIGKILL of the driver,
@@ -25,6 +27,10 @@ use crate::fleet::Launch;
 const NOBODY: &str = "02:00:00:00:00:de";
 /// The node's end of its cable.
 const DEVICE: &str = "eth0";
+/// The packet filter's table in a node's namespace, and its count of dropped packets.
+const TABLE: &str = "loss";
+/// Of a hundred packets so many are lost.
+const LOSS_PERCENT: u32 = 20;
 /// The bridge, in its own namespace.
 const BRIDGE: &str = "br0";
 
@@ -44,6 +50,10 @@ pub(crate) struct Namespaces {
     addresses: BTreeMap<usize, IpAddr>,
     /// Who sends to which address in vain.
     cut: Vec<(End, IpAddr)>,
+    /// Nodes that drop packets.
+    lossy: Vec<usize>,
+    /// Packets dropped by filters that are gone.
+    dropped: u64,
 }
 
 impl Namespaces {
@@ -57,7 +67,14 @@ impl Namespaces {
         let (hub, cable) = (hub(&tag), tag.clone());
         ip(&["netns", "add", &hub])?;
         // From here on there is something to take down.
-        let made = Namespaces { tag, subnet, addresses: BTreeMap::new(), cut: Vec::new() };
+        let made = Namespaces {
+            tag,
+            subnet,
+            addresses: BTreeMap::new(),
+            cut: Vec::new(),
+            lossy: Vec::new(),
+            dropped: 0,
+        };
         ip(&["-n", &hub, "link", "add", BRIDGE, "type", "bridge"])?;
         ip(&["-n", &hub, "link", "set", BRIDGE, "up"])?;
         ip(&["link", "add", &cable, "type", "veth", "peer", "clients", "netns", &hub])?;
@@ -122,6 +139,41 @@ impl Namespaces {
         Ok(())
     }
 
+    /// A part of the packets between nodes is lost. Clients' wires are whole.
+    ///
+    /// # Errors
+    /// There is no `nft`, or it refused.
+    pub(crate) fn lose(&mut self) -> Result<()> {
+        let nodes = self.addresses.values().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
+        let rules = format!(
+            "add table ip {TABLE}; add counter ip {TABLE} {TABLE}; \
+             add chain ip {TABLE} in {{ type filter hook input priority 0; }}; \
+             add rule ip {TABLE} in iifname {DEVICE} ip saddr {{ {nodes} }} \
+             numgen random mod 100 < {LOSS_PERCENT} counter name {TABLE} drop"
+        );
+        for node in self.addresses.keys().copied().collect::<Vec<_>>() {
+            self.nft(node, &[&rules])?;
+            self.lossy.push(node);
+        }
+        Ok(())
+    }
+
+    /// How many packets were dropped by filters.
+    ///
+    /// # Errors
+    /// `nft` does not say.
+    pub(crate) fn dropped(&self) -> Result<u64> {
+        let each = self.lossy.iter().map(|&node| self.dropped_by(node));
+        Ok(self.dropped + each.sum::<Result<u64>>()?)
+    }
+
+    fn dropped_by(&self, node: usize) -> Result<u64> {
+        let shown = self.nft(node, &["list", "counter", "ip", TABLE, TABLE])?;
+        let mut words = shown.split_whitespace().skip_while(|word| *word != "packets");
+        let count = words.nth(1).with_context(|| format!("no count in {shown}"))?;
+        Ok(count.parse()?)
+    }
+
     /// Everybody reaches everybody.
     ///
     /// # Errors
@@ -131,7 +183,18 @@ impl Namespaces {
             let device = self.device(from);
             self.ip_of(from, &["neigh", "del", &target.to_string(), "dev", &device])?;
         }
+        while let Some(&node) = self.lossy.last() {
+            let dropped = self.dropped_by(node)?;
+            self.nft(node, &["delete", "table", "ip", TABLE])?;
+            self.lossy.pop();
+            self.dropped += dropped;
+        }
         Ok(())
+    }
+
+    fn nft(&self, node: usize, arguments: &[&str]) -> Result<String> {
+        let space = self.name(node);
+        output(&[&["netns", "exec", &space, "nft"], arguments].concat())
     }
 
     fn address(&self, last: u8) -> IpAddr {

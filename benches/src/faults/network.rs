@@ -120,14 +120,19 @@ impl Network {
         }
     }
 
-    /// Every wire is slow and loses packets.
+    /// Every wire loses packets, and a forwarder's is slow as well.
     ///
     /// # Errors
     /// This network can't do that.
-    pub(crate) fn worsen(&self, nodes: usize) -> Result<()> {
-        let Network::Forwarder(forwarder) = self else { bail!("it takes a forwarder") };
-        forwarder.worsen(nodes);
-        Ok(())
+    pub(crate) fn worsen(&mut self, nodes: usize) -> Result<()> {
+        match self {
+            Network::Plain => bail!("it takes a forwarder or namespaces"),
+            Network::Forwarder(forwarder) => {
+                forwarder.worsen(nodes);
+                Ok(())
+            }
+            Network::Namespaces(spaces) => spaces.lose(),
+        }
     }
 
     /// Everybody reaches everybody.
@@ -145,11 +150,15 @@ impl Network {
         }
     }
 
-    /// How many packets met a wire that was not whole; unknown where the kernel drops them.
-    pub(crate) fn met(&self) -> Option<u64> {
+    /// How many packets met a wire that was not whole; unknown where the kernel does not say: of a cut.
+    ///
+    /// # Errors
+    /// The kernel was to say and did not.
+    pub(crate) fn met(&self) -> Result<Option<u64>> {
         match self {
-            Network::Forwarder(forwarder) => Some(forwarder.met()),
-            Network::Plain | Network::Namespaces(_) => None,
+            Network::Plain => Ok(None),
+            Network::Forwarder(forwarder) => Ok(Some(forwarder.met())),
+            Network::Namespaces(spaces) => Ok(Some(spaces.dropped()?)),
         }
     }
 }

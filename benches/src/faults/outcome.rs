@@ -32,6 +32,8 @@ pub(crate) struct Findings {
     pub(crate) network: &'static str,
     /// How the operations ended.
     pub(crate) counts: Counts,
+    /// How often a node said what its own store holds of a bucket, at the end.
+    pub(crate) own_stores: u64,
     /// Acknowledged writes that were not found, and where.
     pub(crate) lost: Vec<String>,
     /// Whether the registers behaved as such; nothing, if there was nothing to judge.
@@ -64,6 +66,7 @@ impl Findings {
             took: Duration::ZERO,
             network,
             counts: Counts::default(),
+            own_stores: 0,
             lost: Vec::new(),
             verdict: None,
             gaps: Vec::new(),
@@ -108,6 +111,13 @@ impl Findings {
         self.gaps.iter().max().map_or(0, Duration::as_millis)
     }
 
+    /// The longest gap of each client in ms, the longest first.
+    fn gaps_ms(&self) -> String {
+        let mut gaps: Vec<u128> = self.gaps.iter().map(Duration::as_millis).collect();
+        gaps.sort_unstable_by(|a, b| b.cmp(a));
+        gaps.iter().map(u128::to_string).collect::<Vec<_>>().join(", ")
+    }
+
     fn linearizable(&self) -> &'static str {
         match &self.verdict {
             Some(Verdict::Linearizable) => "yes",
@@ -148,6 +158,7 @@ impl Findings {
             "rounds": self.rounds,
             "seconds": self.took.as_secs_f64(),
             "acknowledged": acknowledged,
+            "own_stores": self.own_stores,
             "lost": self.lost,
             "reads": reads,
             "refused": refused,
@@ -186,7 +197,18 @@ impl fmt::Display for Judgement {
     }
 }
 
-/// All runs as a table, and below it why those that did not hold did not.
+/// One run in one line, for whoever waits for the others.
+pub(crate) fn line(findings: &Findings) -> String {
+    let Findings { fault, rounds, counts, lost, .. } = findings;
+    let Counts { acknowledged, reads, unknown, .. } = *counts;
+    let (judgement, lost, gaps) = (findings.judge(), lost.len(), findings.gaps_ms());
+    format!(
+        "{fault}: {judgement}; {rounds} rounds, {acknowledged} acknowledged, {lost} lost, \
+         {reads} reads, {unknown} unknown; longest gaps of the clients: {gaps} ms"
+    )
+}
+
+/// All runs as a table, below it the longest gap of every client, and why those that did not hold did not.
 pub(crate) fn text(all: &[Findings]) -> String {
     let headers = [
         "fault",
@@ -204,6 +226,10 @@ pub(crate) fn text(all: &[Findings]) -> String {
     ];
     let rows: Vec<Vec<String>> = all.iter().map(Findings::row).collect();
     let mut text = table::markdown(&headers, &rows, 4);
+    text.push_str("\nlongest time without a success of each client, ms:\n");
+    for findings in all {
+        text.push_str(&format!("{}: {}\n", findings.fault, findings.gaps_ms()));
+    }
     for findings in all {
         let judgement = findings.judge();
         if judgement != Judgement::Held {
@@ -270,6 +296,10 @@ mod tests {
             "{text}"
         );
         assert!(lines[2].ends_with("| 70 |"), "{text}");
+        assert!(lines.contains(&"kill-all: 70, 3"), "{text}");
+        let told = line(&good());
+        assert!(told.starts_with("kill-all: held; 1 rounds, 200 acknowledged, 0 lost,"), "{told}");
+        assert!(told.ends_with(": 70, 3 ms"), "{told}");
         assert_eq!(lines.last(), Some(&"kill-all: undecided: the fault was never there"));
     }
 }

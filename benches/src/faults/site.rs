@@ -13,6 +13,7 @@ use http::{HeaderValue, Method};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::clock::Clocks;
 use super::network::Network;
 use crate::admin::{Admin, Owner, owner};
 use crate::cli::Servers;
@@ -39,8 +40,14 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(300);
 const SETTLE_LOOK: Duration = Duration::from_secs(5);
 /// All nodes together write less than this between two looks when they are done.
 const SETTLED_BYTES: u64 = 3 << 20;
-/// The library that shows a process another clock, where Debian puts it.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+/// How long a node may take to look at a clock that was moved.
+const CLOCK_LIMIT: Duration = Duration::from_secs(5);
+/// How long the cluster may take to do what an operator tells it.
+const TELL_LIMIT: Duration = Duration::from_secs(60);
+/// Between two times of telling it.
+const TELL_AGAIN: Duration = Duration::from_millis(500);
+/// What it answers when it can't do it now.
+const NOT_NOW: [u16; 3] = [409, 412, 503];
 
 /// A cluster and its network.
 pub(crate) struct Site {
@@ -51,7 +58,7 @@ pub(crate) struct Site {
     plan: Plan,
     dir: PathBuf,
     admin: Admin,
-    clocks: bool,
+    clocks: Option<Clocks>,
 }
 
 /// One node: its number stays, all else may change.
@@ -67,7 +74,7 @@ struct Node {
 }
 
 /// What a node says of its readiness.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Said {
     /// The status; 0 if it did not answer.
     pub(crate) status: u16,
@@ -98,16 +105,15 @@ impl Site {
         let admin = Admin::new(&plan.root_key)?;
         let nodes = vec![Node::default(); nodes];
         let fleet = Fleet::start(Vec::new())?;
-        Ok(Site { fleet, nodes, network, plan, dir, admin, clocks: false })
+        Ok(Site { fleet, nodes, network, plan, dir, admin, clocks: None })
     }
 
     /// From now on nodes are started with a clock that can be moved.
     ///
     /// # Errors
-    /// The library for it is not installed.
+    /// There is no C compiler for the library it takes.
     pub(crate) fn with_clocks(&mut self) -> Result<()> {
-        ensure!(std::path::Path::new(FAKETIME).exists(), "libfaketime is not installed");
-        self.clocks = true;
+        self.clocks = Some(Clocks::new(&self.dir)?);
         Ok(())
     }
 
@@ -167,17 +173,8 @@ impl Site {
     /// It could not be started.
     pub(crate) fn start(&mut self, node: usize) -> Result<()> {
         let mut launch = self.plan.launch(node, &self.dir);
-        if self.clocks {
-            let file = self.clock_file(node);
-            set_clock(&file, 0)?;
-            let settings = [
-                ("LD_PRELOAD", FAKETIME.to_owned()),
-                ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
-                ("FAKETIME_NO_CACHE", "1".to_owned()),
-                // A clock that is set does not move the one that counts from the boot.
-                ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-            ];
-            launch.environment.extend(settings.map(|(name, value)| (name.to_owned(), value)));
+        if let Some(clocks) = &self.clocks {
+            launch.environment.extend(clocks.wind(node)?);
         }
         let launch = self.network.launch(node, launch)?;
         let server = match self.nodes[node].server {
@@ -202,6 +199,20 @@ impl Site {
         let server = self.server(node)?;
         self.nodes[node].running = false;
         self.fleet.kill(server).await
+    }
+
+    /// SIGKILL of all of these before any is waited for; they are gone when this returns.
+    ///
+    /// # Errors
+    /// One does not run.
+    pub(crate) async fn kill_all(&mut self, nodes: &[usize]) -> Result<()> {
+        for &node in nodes {
+            self.fleet.signal(self.server(node)?, Signal::KILL)?;
+        }
+        for &node in nodes {
+            self.kill(node).await?;
+        }
+        Ok(())
     }
 
     /// SIGTERM; the node is gone when this returns.
@@ -252,12 +263,22 @@ impl Site {
         Ok(())
     }
 
-    /// Puts the clock of a running node off by so many seconds.
+    /// Puts the clock of a running node off by so many seconds, and waits until it has taken the time from
+    /// it.
     ///
     /// # Errors
-    /// The file that holds the difference can't be written.
-    pub(crate) fn set_clock(&self, node: usize, seconds: i64) -> Result<()> {
-        set_clock(&self.clock_file(node), seconds)
+    /// The node did not look, or is given another time.
+    pub(crate) async fn set_clock(&self, node: usize, seconds: i64) -> Result<()> {
+        let clocks = self.clocks.as_ref().context("no clock here can be moved")?;
+        clocks.set(node, seconds)?;
+        let (looks, deadline) = (clocks.looks(node)?, Instant::now() + CLOCK_LIMIT);
+        while clocks.looks(node)? == looks || !clocks.is_off_by(node, seconds)? {
+            ensure!(Instant::now() < deadline, "the clock of node {node} is not {seconds} s off");
+            // Any answer has a date, for which it looks at its clock; whether one comes does not matter.
+            let _ = timeout(PROBE_LIMIT, get(self.own(node), "/readyz")).await;
+            sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     /// Tells the cluster to take everything away from a node, and waits until that is done.
@@ -484,22 +505,47 @@ impl Site {
         self.fleet.stop().await
     }
 
+    /// Tells the cluster to do something with a member, again while it can't; the member's id. That it is
+    /// told twice does no harm: one that is gone already is gone.
     async fn tell(&self, node: usize, what: &str) -> Result<String> {
+        let (deadline, mut told) = (Instant::now() + TELL_LIMIT, None);
+        loop {
+            let refused = match self.tell_once(node, what, &mut told).await {
+                Ok(Ok(id)) => return Ok(id),
+                Ok(Err(refused)) => return Err(refused),
+                Err(not_now) => not_now,
+            };
+            if Instant::now() >= deadline {
+                return Err(refused.context(format!("{what} node {node}: not in {TELL_LIMIT:?}")));
+            }
+            sleep(TELL_AGAIN).await;
+        }
+    }
+
+    /// An error may pass; an error inside does not. `told` is the member's id once it was told and no
+    /// answer came.
+    async fn tell_once(
+        &self,
+        node: usize,
+        what: &str,
+        told: &mut Option<String>,
+    ) -> Result<Result<String>> {
         let members = self.admin.members(self.own(0)).await?;
-        let member = members.into_iter().find(|(member, ..)| *member == name(node));
-        let (_, id, _) = member.with_context(|| format!("node {node} is no member"))?;
+        let Some((_, id, _)) = members.into_iter().find(|(member, ..)| *member == name(node))
+        else {
+            let gone = told.clone().with_context(|| format!("node {node} is no member"));
+            return Ok(gone);
+        };
         let path = format!("/v1/cluster/members/{id}/{what}");
+        *told = Some(id.clone());
         let answer = self.admin.ask(self.gateway(0), Method::POST, &path).await?;
-        answer.success().with_context(|| format!("POST {path}"))?;
-        Ok(id)
+        let passes = NOT_NOW.contains(&answer.status.as_u16());
+        let done = answer.success().map(|_| id).with_context(|| format!("POST {path}"));
+        if passes { done.map(Ok) } else { Ok(done) }
     }
 
     fn server(&self, node: usize) -> Result<usize> {
         self.nodes[node].server.with_context(|| format!("node {node} never ran"))
-    }
-
-    fn clock_file(&self, node: usize) -> PathBuf {
-        self.dir.join(format!("clock-{node}"))
     }
 }
 
@@ -510,11 +556,4 @@ fn name(node: usize) -> String {
 
 fn ports(at: &NodeAddresses) -> [u16; 4] {
     [at.http, at.gateway, at.grpc, at.gossip].map(|address| address.port())
-}
-
-/// Written beside and put in place, so that nobody reads half of it.
-fn set_clock(file: &std::path::Path, seconds: i64) -> Result<()> {
-    let beside = file.with_extension("new");
-    std::fs::write(&beside, format!("{seconds:+}\n"))?;
-    Ok(std::fs::rename(&beside, file)?)
 }

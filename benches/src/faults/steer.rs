@@ -43,10 +43,17 @@ const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
 /// Between two tries at the end.
 const AGAIN: Duration = Duration::from_millis(300);
+/// How long clients wait where every packet is late and some come late twice: less than the server's own
+/// deadline of 10 s.
+const PATIENT_LIMIT: Duration = Duration::from_secs(8);
 /// How long an answer at the end may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long replicas may take to have everything that is acknowledged.
 const REPLICAS_LIMIT: Duration = Duration::from_secs(30);
+/// Asked of a node's own API, this is answered from the replica there and by nobody else; then the answer
+/// says so.
+const STALE: &str = "&consistency=stale";
+const CONSISTENCY: &str = "stemedb-consistency";
 /// The log is cut early, so that whoever was away is brought up by a snapshot.
 const LIVE_LOG: (&str, &str) = ("STEMEDB_LIVE_LOG_BYTES_MAX", "4MiB");
 
@@ -57,7 +64,8 @@ pub(crate) async fn run(arguments: &FaultsArgs, fault: Fault, dir: PathBuf) -> F
         Err((network, error)) => return Findings::none(fault, network, format!("{error:#}")),
     };
     let network = site.network().name();
-    let office = Rc::new(Office::new(gateways(&site), key));
+    let answer_limit = if fault == Fault::Lossy { PATIENT_LIMIT } else { clients::ANSWER_LIMIT };
+    let office = Rc::new(Office::new(gateways(&site), key, answer_limit));
     let mut working = JoinSet::new();
     for number in 0..CLIENTS {
         working.spawn_local(clients::work(number, office.clone(), arguments.seed));
@@ -72,9 +80,11 @@ pub(crate) async fn run(arguments: &FaultsArgs, fault: Fault, dir: PathBuf) -> F
             trouble.get_or_insert_with(|| format!("a client: {error}"));
         }
     }
-    let mut lost = Vec::new();
+    let (mut lost, mut own_stores) = (Vec::new(), 0);
     let looked = match healed {
-        Ok(()) => look_everywhere(&site, &office, &mut lost).await.context("the look at the end"),
+        Ok(()) => look_everywhere(&site, &office, &mut lost, &mut own_stores)
+            .await
+            .context("the look at the end"),
         Err(error) => Err(error.context("did not heal")),
     };
     let stopped = site.stop().await;
@@ -88,6 +98,7 @@ pub(crate) async fn run(arguments: &FaultsArgs, fault: Fault, dir: PathBuf) -> F
         took,
         network,
         counts: record.counts(),
+        own_stores,
         lost,
         verdict: Some(record.verdict()),
         gaps: record.gaps(),
@@ -102,7 +113,11 @@ async fn prepare(
     fault: Fault,
     dir: PathBuf,
 ) -> Result<(Site, HeaderValue), (&'static str, anyhow::Error)> {
-    let kind = if fault == Fault::Lossy { Kind::Forwarder } else { arguments.network };
+    // Only a forwarder is slow as well; whoever names namespaces gets real packets lost instead.
+    let kind = match arguments.network {
+        Kind::Auto if fault == Fault::Lossy => Kind::Forwarder,
+        kind => kind,
+    };
     let network = Network::new(kind, NODES_MAX, arguments.seed).map_err(|e| ("none", e))?;
     let name = network.name();
     let prepared = async {
@@ -141,12 +156,19 @@ async fn rounds(
             let leader = if leader < FOUNDING { leader } else { 0 };
             let steps = round(fault, leader, hold_ms_max, &mut chance);
             eprintln!("  {:5.1} s: {steps:?}", begun.elapsed().as_secs_f64());
-            let met = site.network().met();
+            let met = site.network().met()?;
             for step in steps {
                 take(site, office, step).await.with_context(|| format!("{step:?}"))?;
             }
-            let met_none = met.is_some() && met == site.network().met();
-            ensure!(!(fault.needs_wires() && met_none), "no packet met the fault");
+            // It serves again, or the next round would strike what is down already.
+            progress(office, WARM_WRITES).await.context("after a round")?;
+            let met_none = met.is_some() && met == site.network().met()?;
+            // The kernel counts what it loses, but not what it sends nowhere.
+            let counted = match site.network() {
+                Network::Namespaces(_) => fault == Fault::Lossy,
+                _ => fault.needs_wires(),
+            };
+            ensure!(!(counted && met_none), "no packet met the fault");
             done += 1;
             let calm = chance.random_range(CALM_MS..=2 * CALM_MS);
             sleep(Duration::from_millis(calm)).await;
@@ -160,6 +182,7 @@ async fn rounds(
 async fn take(site: &mut Site, office: &Office, step: Step) -> Result<()> {
     match step {
         Step::Kill(node) => site.kill(node).await?,
+        Step::KillAll => site.kill_all(&(0..FOUNDING).collect::<Vec<_>>()).await?,
         Step::Terminate(node) => site.terminate(node).await?,
         Step::Start(node) => site.start(node)?,
         Step::Pause(node) => site.pause(node, true)?,
@@ -169,7 +192,7 @@ async fn take(site: &mut Site, office: &Office, step: Step) -> Result<()> {
         Step::Cut(from, to) => site.network().cut(End::Node(from), End::Node(to))?,
         Step::Worsen => site.network().worsen(NODES_MAX)?,
         Step::Heal => site.network().heal()?,
-        Step::Clock(node, seconds) => site.set_clock(node, seconds)?,
+        Step::Clock(node, seconds) => site.set_clock(node, seconds).await?,
         Step::Drain(node) => site.drain(node).await?,
         Step::Remove(node) => site.remove(node).await?,
         Step::Wait(ms) => sleep(Duration::from_millis(ms)).await,
@@ -216,8 +239,15 @@ async fn heal(site: &mut Site, office: &Office) -> Result<()> {
     progress(office, WARM_WRITES).await
 }
 
-/// Reads every register and every key that was written once, through every node.
-async fn look_everywhere(site: &Site, office: &Office, lost: &mut Vec<String>) -> Result<()> {
+/// Reads every register and every key that was written once: through every node, which may ask others,
+/// and then what is written once in each node's own store as well. `own_stores` is counted for each bucket
+/// that a node looked up in its own.
+async fn look_everywhere(
+    site: &Site,
+    office: &Office,
+    lost: &mut Vec<String>,
+    own_stores: &mut u64,
+) -> Result<()> {
     let (registers, buckets) = {
         let record = office.record.borrow();
         let registers: Vec<_> = record.registers().cloned().collect();
@@ -235,13 +265,22 @@ async fn look_everywhere(site: &Site, office: &Office, lost: &mut Vec<String>) -
             lost.extend(missing.into_iter().map(|key| format!("{bucket}/{key} at node {node}")));
         }
     }
-    for node in site.running() {
-        for bucket in &buckets {
-            let missing = missing_replica(office, site.own(node), bucket).await?;
-            lost.extend(
-                missing.into_iter().map(|key| format!("{bucket}/{key} in the store of {node}")),
-            );
+    for bucket in &buckets {
+        let mut holders = 0;
+        for node in site.running() {
+            let Some(missing) = missing_replica(office, site.own(node), bucket).await? else {
+                continue;
+            };
+            holders += 1;
+            let named = |key| format!("{bucket}/{key} in the store of {node}");
+            lost.extend(missing.into_iter().map(named));
         }
+        // As many as there are replicas of each shard: with three nodes, that is all of them.
+        ensure!(
+            holders >= FOUNDING,
+            "only {holders} nodes show what their stores hold of {bucket}"
+        );
+        *own_stores += holders as u64;
     }
     Ok(())
 }
@@ -270,22 +309,27 @@ async fn read_register(
     }
 }
 
-/// What is missing in a node's own store, once it had time to catch up; nothing, if the node does
-/// not serve this bucket that way.
-async fn missing_replica(office: &Office, own: SocketAddr, bucket: &str) -> Result<Vec<String>> {
+/// What is missing in a node's own store, once it had time to catch up; nothing, if the node holds no
+/// replica. A node that does not know how old its replica is answers with what its leader confirms, or not
+/// at all: then it is asked again.
+async fn missing_replica(
+    office: &Office,
+    own: SocketAddr,
+    bucket: &str,
+) -> Result<Option<Vec<String>>> {
     let deadline = Instant::now() + REPLICAS_LIMIT;
     loop {
-        let found = scan(office, own, bucket, "&consistency=stale").await?;
-        let Some(found) = found else { return Ok(Vec::new()) };
-        let missing = office.record.borrow().lost(bucket, &found);
-        if missing.is_empty() || Instant::now() >= deadline {
+        let found = scan(office, own, bucket, STALE).await?;
+        let missing = found.map(|found| office.record.borrow().lost(bucket, &found));
+        if missing.as_ref().is_some_and(Vec::is_empty) || Instant::now() >= deadline {
             return Ok(missing);
         }
         sleep(AGAIN).await;
     }
 }
 
-/// The keys of a bucket that hold what was written under them; nothing, if the node refuses.
+/// The keys of a bucket that hold what was written under them; nothing, if the node refuses, or was to look
+/// in its own store and some page does not say that it did.
 async fn scan(
     office: &Office,
     door: SocketAddr,
@@ -296,6 +340,9 @@ async fn scan(
     loop {
         let path = format!("/v1/kv/{bucket}?prefix=c&limit=1000{more}{cursor}");
         let Some(answer) = page(office, door, &path).await? else { return Ok(None) };
+        if more == STALE && answer.header(CONSISTENCY) != Some("stale") {
+            return Ok(None);
+        }
         let body: Value = serde_json::from_slice(&answer.body)?;
         for row in body["kvs"].as_array().context("a scan without rows")? {
             let key = row["key_text"].as_str().context("a row without a key")?;
