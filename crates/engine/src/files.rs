@@ -9,6 +9,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rocksdb::{
     BlockBasedOptions, DB, DBRawIterator, Error as RocksError, ErrorKind,
@@ -22,6 +23,10 @@ use crate::{Error, io};
 
 /// Read ahead in a pass over many rows.
 const READ_AHEAD_BYTES: usize = 1 << 20;
+/// So long an ingest waits for compactions.
+const COMPACTIONS_END_MAX: Duration = Duration::from_secs(5);
+/// Between two looks whether they have ended.
+const COMPACTIONS_LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 type Iterating<'d> = DBRawIterator<'d>;
 
@@ -176,6 +181,19 @@ pub(crate) fn take_in(db: &DB, files: &[PathBuf]) -> Result<(), Error> {
     let mut options = IngestExternalFileOptions::default();
     options.set_move_files(true);
     db.ingest_external_file_opts(&options, files.to_vec()).map_err(|cause| io("ingest into", cause))
+}
+
+/// Waits for a moment in which no compaction runs, but not for ever. One whose rows lie on both sides of
+/// a file would hold it on the first level, as if it had rows of the same names.
+pub(crate) fn let_compactions_end(db: &DB) {
+    let begun = Instant::now();
+    while begun.elapsed() < COMPACTIONS_END_MAX {
+        let running = db.property_int_value("rocksdb.num-running-compactions");
+        if !matches!(running, Ok(Some(1..))) {
+            return;
+        }
+        std::thread::sleep(COMPACTIONS_LOOK_INTERVAL);
+    }
 }
 
 /// Drops the files that hold nothing but rows of a range.

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use stemedb_machine::shard::BucketNumber;
 use stemedb_types::{GroupId, Revision};
 
-use crate::rows::{Range, Scope, generation_row};
+use crate::rows::{GROUP_BYTES, Range, SCOPE_BYTES, Scope, generation_row};
 use crate::store::{Pace, Rows, Store, Visit};
 use crate::{Error, Row};
 
@@ -292,19 +292,66 @@ impl Drop for Generation {
 ///
 /// The next one begins in another generation: a damaged block of this one may live on in a file
 /// that other groups' rows keep, and must not be met among the rows of the next.
+///
+/// A range deletion lies above everything in its range until compactions have carried it down, and
+/// holds files of a snapshot on the first level meanwhile, to be written once more. So none is written where
+/// there is nothing, and none over the generations that come next.
 pub fn wipe(store: &Arc<dyn Store>, group: GroupId) -> Result<(), Error> {
     store.floors().forget(group);
     let pointer = generation_row(group);
     let before = store.get(&pointer).and_then(living_generation);
-    store.give_up(&Range::prefix(&group.0.to_be_bytes()))?;
+    let Ok(living) = before else {
+        // The pointer itself is damaged. It goes behind the rows: as long as it is there, a wipe that
+        // failed is not taken for one that had nothing to do.
+        store.give_up(&Range::prefix(&group.0.to_be_bytes()))?;
+        let mut rows = Rows::new();
+        rows.delete(pointer);
+        store.write(rows)?;
+        return store.flush();
+    };
+    let (last, gone) = match last_generation(store.as_ref(), group) {
+        Ok(None) if is_unknown(store.as_ref(), group)? => return Ok(()),
+        // All that ever was is gone, durably once this is flushed.
+        Ok(None) => (living, None),
+        Ok(Some(last)) => {
+            let last = last.max(living);
+            let upto = Scope { group, generation: last }.all().end;
+            (last, Some(Range { start: group.0.to_be_bytes().to_vec(), end: upto }))
+        }
+        // Among rows that can't be read nobody knows which the last are.
+        Err(_) => (living, Some(Range::prefix(&group.0.to_be_bytes()))),
+    };
+    // The pointer before the rows: whatever breaks off in between, it says that there was something,
+    // and what a crash leaves of other generations goes at the next open.
     let mut rows = Rows::new();
-    match before {
-        Ok(number) => rows.put(pointer, number.wrapping_add(1).to_be_bytes().to_vec()),
-        // The pointer itself is damaged.
-        Err(_) => rows.delete(pointer),
-    }
+    rows.put(pointer, last.wrapping_add(1).to_be_bytes().to_vec());
     store.write(rows)?;
+    if let Some(gone) = gone {
+        store.give_up(&gone)?;
+    }
     store.flush()
+}
+
+/// The last generation that the store has rows of.
+fn last_generation(store: &dyn Store, group: GroupId) -> Result<Option<u32>, Error> {
+    let mut last = None;
+    store.scan(&Range::prefix(&group.0.to_be_bytes()), true, &mut |row, _| {
+        last = row.get(GROUP_BYTES..SCOPE_BYTES).map(decode_generation);
+        ControlFlow::Break(())
+    })?;
+    last.transpose()
+}
+
+/// Whether there is no pointer, and a crash would bring back neither one nor rows of the first
+/// generation, which lives without one: a wipe that failed may have deleted them without a flush.
+fn is_unknown(store: &dyn Store, group: GroupId) -> Result<bool, Error> {
+    let pointer = generation_row(group);
+    let first = Scope { group, generation: 0 }.applied();
+    // One that can't be read is none of an unknown group.
+    let is_none = |row: Result<Option<Bytes>, Error>| row.is_ok_and(|row| row.is_none());
+    Ok(store.get(&pointer)?.is_none()
+        && is_none(store.durable(&pointer))
+        && is_none(store.durable(&first)))
 }
 
 /// Drops every row of a range; whether there was one.

@@ -11,6 +11,10 @@
 //! - **Checksums.** Blocks carry XXH3, mixed with their place and their file (format 7, RocksDB's
 //!   newest); every read verifies, a compaction too, and a compaction that meets a damaged block
 //!   fails for good rather than write it on (`paranoid_checks`).
+//! - **Files of one group.** Below the first level no file holds rows of two groups: one that did would
+//!   lie across the place of a group that comes to the node, and its snapshot's files could go in only
+//!   above it, on the first level, to be written anew. The cost: a compaction makes at least one file, and
+//!   syncs it, for each group that it meets.
 //! - **Filters.** What they hold: `bloom`.
 //!
 //! Left out: partitioned indexes and filters (a file's index and filter are some 100 KiB and cached
@@ -22,7 +26,7 @@ use rocksdb::{
 };
 
 use crate::bloom;
-use crate::rows::Range;
+use crate::rows::{GROUP_BYTES, Range};
 
 /// Memory and disk bandwidth the store may use, per node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +82,7 @@ impl Budget {
 
 pub(crate) fn options(budget: Budget) -> Options {
     let cache = Cache::new_lru_cache(budget.memory_bytes());
-    let mut options = Options::default();
+    let mut options = cut_between_groups();
     options.create_if_missing(true);
     options.set_paranoid_checks(true);
     options.set_block_based_table_factory(&table(&cache));
@@ -106,6 +110,18 @@ pub(crate) fn options(budget: Budget) -> Options {
         options.set_ratelimiter(rate, RATE_REFILL_MICROSECONDS, RATE_FAIRNESS);
     }
     options
+}
+
+/// A compaction ends a file where a group ends. The crate offers this only as text.
+fn cut_between_groups() -> Options {
+    let cut = format!(
+        "sst_partitioner_factory={{id=SstPartitionerFixedPrefixFactory;length={GROUP_BYTES}}}"
+    );
+    Options::default().get_options_from_string(cut).unwrap_or_else(|error| {
+        // Everything works without, only slower.
+        tracing::warn!(%error, "files of the store will span groups");
+        Options::default()
+    })
 }
 
 /// The rate as RocksDB takes it; `None`: no limit.

@@ -15,7 +15,7 @@
 use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,6 +54,8 @@ pub struct RocksStore {
     write_options: WriteOptions,
     /// The same, but refused rather than held up while RocksDB is behind.
     hasty_options: WriteOptions,
+    /// How many of those are under way that hold up every write, which no option refuses.
+    holds_up: AtomicUsize,
     floors: Arc<Floors>,
     /// Last: nobody gets in before RocksDB is closed.
     _lock: Lock,
@@ -128,6 +130,7 @@ impl RocksStore {
             staged: AtomicU64::new(0),
             write_options,
             hasty_options,
+            holds_up: AtomicUsize::new(0),
             floors,
             _lock: lock,
         })
@@ -141,6 +144,20 @@ impl RocksStore {
         let open = self.share("compact")?;
         open.db.compact_range_opt(None::<&[u8]>, None::<&[u8]>, &how);
         Ok(())
+    }
+
+    /// Does what holds up writes meanwhile: those that must not wait are refused from its beginning on.
+    pub(crate) fn held_up<T>(&self, work: impl FnOnce() -> T) -> T {
+        /// However the work ends.
+        struct Under<'a>(&'a AtomicUsize);
+        impl Drop for Under<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+        self.holds_up.fetch_add(1, Ordering::AcqRel);
+        let _under = Under(&self.holds_up);
+        work()
     }
 
     /// A share of the open RocksDB.
@@ -341,6 +358,9 @@ impl Store for RocksStore {
     }
 
     fn write_now(&self, rows: Rows) -> Result<(), Error> {
+        if self.holds_up.load(Ordering::Acquire) > 0 {
+            return Err(Error::Behind);
+        }
         let written = self.share("write")?.db.write_opt(batch_of(&rows), &self.hasty_options);
         written.map_err(|cause| match cause.kind() {
             ErrorKind::Incomplete => Error::Behind,
@@ -385,7 +405,9 @@ impl Store for RocksStore {
     }
 
     fn take_in(&self, files: &[PathBuf]) -> Result<(), Error> {
-        files::take_in(&self.share("ingest into")?.db, files)
+        let open = self.share("ingest into")?;
+        files::let_compactions_end(&open.db);
+        self.held_up(|| files::take_in(&open.db, files))
     }
 
     fn give_up(&self, range: &Range) -> Result<(), Error> {
@@ -421,6 +443,8 @@ impl Store for RocksStore {
 
     fn health(&self) -> Health {
         match self.open.load_full() {
+            // It would wait as long as the others; who holds them up hears of an error first.
+            Some(_) if self.holds_up.load(Ordering::Acquire) > 0 => Health::Well,
             Some(open) => open.stopped().map_or(Health::Well, classify),
             None => {
                 let Ok(reopening) = self.reopening.try_lock() else {

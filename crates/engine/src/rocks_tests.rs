@@ -1,6 +1,7 @@
 //! RocksDB under the trait: what its filters, its compactions and its opening again may do.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use stemedb_machine::shard::BucketNumber;
 use stemedb_types::{GroupId, Revision};
@@ -8,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::rows::{Range, Scope};
 use crate::store::{Health, Rows};
-use crate::{Budget, Error, RocksStore, Store};
+use crate::{Budget, Error, Group, RocksStore, Store, copy, wipe};
 
 const SCOPES: [Scope; 2] =
     [Scope { group: GroupId(1), generation: 0 }, Scope { group: GroupId(1), generation: 1 }];
@@ -212,4 +213,102 @@ fn a_store_that_is_behind_refuses_a_hasty_write_and_lets_the_others_wait() {
     assert_eq!(store.get(&refused).unwrap(), None, "nothing was written");
     store.write(row(number)).unwrap();
     assert!(store.get(&refused).unwrap().is_some());
+}
+
+/// On the first level, each file would be written once more, and so many of them hold up writes.
+#[test]
+fn files_of_a_snapshot_go_below_the_first_level_whatever_was_wiped_before() {
+    let [here, there] = [(); 2].map(|()| TempDir::new().unwrap());
+    let open = |dir: &TempDir| Arc::new(RocksStore::open(dir.path(), Budget::default()).unwrap());
+    let commit = |group: &Group, mark: &str| {
+        group.commit(group.batch(), mark.as_bytes().to_vec()).unwrap();
+    };
+    let sent = Group::open(open(&there), GroupId(1)).unwrap();
+    commit(&sent, "sent");
+    let store = open(&here);
+    let wiped: Arc<dyn Store> = store.clone();
+    let group = |number| Group::open(wiped.clone(), GroupId(number)).unwrap();
+    let rows_above = |number, generation| {
+        let mut rows = Rows::new();
+        rows.put(Scope { group: GroupId(number), generation }.applied(), b"staged".to_vec());
+        store.write(rows).unwrap();
+    };
+    // Others on both sides, in one file of the first level that spans them all.
+    let others = [group(1), group(9)];
+    others.iter().for_each(|other| commit(other, "other"));
+    // One that was never here, one that was, one that had a snapshot staged, one that was wiped twice.
+    commit(&group(3), "before");
+    commit(&group(4), "before");
+    rows_above(4, 1);
+    commit(&group(5), "before");
+    store.flush().unwrap();
+    wipe(&wiped, GroupId(5)).unwrap();
+    for (number, generation) in [(2, 0), (3, 1), (4, 2), (5, 2)] {
+        // Below the first level, files of others must not lie across either.
+        if number == 4 {
+            store.compact().unwrap();
+        }
+        wipe(&wiped, GroupId(number)).unwrap();
+        let next = group(number);
+        assert_eq!((next.applied().unwrap(), next.generation()), (None, generation), "{number}");
+        let installed = copy(&sent, &next, 1).unwrap().install().unwrap();
+        assert_eq!(installed.applied().unwrap().unwrap(), &b"sent"[..]);
+        let scope = installed.scope.bytes();
+        let files = store.share("test").unwrap().db.live_files().unwrap();
+        let own = files
+            .iter()
+            .filter(|file| file.start_key.as_ref().is_some_and(|start| start.starts_with(&scope)));
+        let levels: Vec<_> = own.map(|file| file.level).collect();
+        assert!(
+            levels.iter().all(|level| *level > 0) && !levels.is_empty(),
+            "{number}: {levels:?}"
+        );
+    }
+    let others = others.map(|other| other.applied().unwrap().unwrap());
+    assert_eq!(others, [&b"other"[..]; 2]);
+}
+
+/// A node has one thread for everything that must not wait: an ingest stops all writers, whatever
+/// their options say.
+#[test]
+fn while_files_are_taken_in_a_hasty_write_is_refused_and_the_store_is_well() {
+    let dir = TempDir::new().unwrap();
+    let store = RocksStore::open(dir.path(), Budget::default()).unwrap();
+    let row = |scope: Scope| {
+        let mut rows = Rows::new();
+        rows.put(scope.applied(), b"mark".to_vec());
+        rows
+    };
+    store.held_up(|| {
+        assert!(matches!(store.write_now(row(SCOPES[0])), Err(Error::Behind)));
+        assert_eq!(store.health(), Health::Well);
+        store.write(row(SCOPES[0])).unwrap();
+    });
+    store.write_now(row(SCOPES[0])).unwrap();
+    // And taking in is such work: sooner or later a write meets it.
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let ordering = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|threads| {
+        let writer = threads.spawn(|| {
+            while !over.load(ordering) {
+                match store.write_now(row(SCOPES[0])) {
+                    Ok(()) => {}
+                    Err(Error::Behind) => return true,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            false
+        });
+        for generation in 1..2000 {
+            let file = store.staging().unwrap().join("file");
+            let name = Scope { generation, ..SCOPES[0] }.applied();
+            store.write_file(&file, &mut |put| put(name.as_slice(), b"staged")).unwrap();
+            store.take_in(&[file]).unwrap();
+            if writer.is_finished() {
+                break;
+            }
+        }
+        over.store(true, ordering);
+        assert!(writer.join().unwrap());
+    });
 }

@@ -61,6 +61,8 @@ impl Range {
     }
 }
 
+/// How many bytes of a row's name say which group's it is.
+pub(crate) const GROUP_BYTES: usize = 4;
 /// How many bytes group and generation take in front of every row.
 pub(crate) const SCOPE_BYTES: usize = 8;
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use stemedb_engine::{
     Cursor, Error, Fill, Floors, Group, Health, Pace, Range, RocksStore, Row, Rows, Seeker, Store,
-    Visit, copy as copy_group,
+    Visit, copy as copy_group, wipe,
 };
 use stemedb_machine::shard::suite::{Run, all_keys, key};
 use stemedb_machine::shard::{
@@ -101,6 +101,7 @@ impl Store for Faulty {
         self.store.take_in(files)
     }
     fn give_up(&self, range: &Range) -> Result<(), Error> {
+        self.meet("give up")?;
         self.store.give_up(range)
     }
     fn disk_bytes(&self) -> u64 {
@@ -240,6 +241,49 @@ fn an_install_that_can_not_read_its_rows_leaves_the_pointer_where_it_is() {
     let incoming = copy_group(&sent, &standing, 2).unwrap();
     assert_eq!(chunks(&incoming.install().unwrap()), chunks(&sent));
     assert_eq!(crashed(&dir), chunks(&sent));
+}
+
+#[test]
+fn a_wipe_of_a_group_that_was_never_here_writes_nothing() {
+    let dir = TempDir::new().unwrap();
+    let (store, mut run) = faulty(&dir);
+    run.put(b"k", b"v");
+    let other: Arc<dyn Store> = store.clone();
+    for step in ["write", "give up", "flush"] {
+        store.fail(step, 0);
+    }
+    wipe(&other, GroupId(2)).unwrap();
+}
+
+/// Wherever it breaks off, and if what it deleted was never flushed: tried again it leaves nothing
+/// that a crash brings back, and the next replica begins in another generation.
+#[test]
+fn a_wipe_that_broke_off_is_not_taken_for_one_with_nothing_to_do() {
+    for step in ["write", "give up", "flush", "none", "unflushed"] {
+        let dir = TempDir::new().unwrap();
+        let (store, mut run) = faulty(&dir);
+        run.put(b"k", b"v");
+        store.flush().unwrap();
+        drop(run);
+        let wiped: Arc<dyn Store> = store.clone();
+        match step {
+            "none" => {}
+            "unflushed" => wiped.give_up(&Range::between(&[0, 0, 0, 1], &[0, 0, 0, 2])).unwrap(),
+            step => {
+                store.fail(step, 0);
+                wipe(&wiped, GroupId(1)).unwrap_err();
+            }
+        }
+        wipe(&wiped, GroupId(1)).unwrap();
+        let left = TempDir::new().unwrap();
+        copy(dir.path(), left.path());
+        let crashed = group(left.path(), 1);
+        let here = Group::open(wiped, GroupId(1)).unwrap();
+        for (what, next) in [("after a crash", crashed), ("here", here)] {
+            assert_eq!(next.applied().unwrap(), None, "{step}, {what}");
+            assert!(next.generation() > 0, "{step}, {what}");
+        }
+    }
 }
 
 const BUCKET: BucketNumber = BucketNumber(0);
