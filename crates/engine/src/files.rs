@@ -3,8 +3,7 @@
 //! A file from elsewhere must not be trusted to hold rows only: a range
 //! deletion in it would take rows of other groups away. RocksDB opens such a
 //! file only inside a database, so it is checked in one that holds nothing
-//! else and goes when the check is over. That reads the file once more, every
-//! block's checksum included.
+//! else ([`FileReader`]). That reads the file once more, every block's checksum included.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -100,19 +99,55 @@ pub(crate) fn write(options: &Options, path: &Path, fill: Fill<'_>) -> Result<()
     writer.finish().map_err(|cause| io("stage", cause))
 }
 
-/// Reads a file from elsewhere in a database of its own.
-pub(crate) fn read(path: &Path, visit: Visit<'_>) -> Result<(), Error> {
-    let dir = path.with_extension("check");
-    let read = read_in(&dir, path, visit);
-    // Whatever came of it, the folder goes; a crash leaves it to the next start.
-    let removed = fs::remove_dir_all(&dir);
-    read?;
-    removed.map_err(|cause| io("stage", cause))
+/// Reads files from elsewhere, one after another, each in a database that holds nothing else.
+///
+/// The database is kept between files of one folder: to make one takes a dozen syncs, to take a file
+/// in and out of it three.
+#[derive(Default)]
+pub struct FileReader(Option<Empty>);
+
+/// A database that holds nothing, and its folder.
+struct Empty {
+    db: DB,
+    dir: Folder,
 }
 
-fn read_in(dir: &Path, path: &Path, visit: Visit<'_>) -> Result<(), Error> {
-    let db = DB::open(&check_options(), dir).map_err(|cause| io("stage", cause))?;
-    let link = dir.join("file");
+/// Gone when it is dropped; what a crash leaves goes at the next start.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl FileReader {
+    /// See [`crate::Store::read_file`].
+    pub(crate) fn read(&mut self, path: &Path, visit: Visit<'_>) -> Result<(), Error> {
+        let dir = path.with_file_name("check");
+        let empty = match self.0.take() {
+            Some(empty) if empty.dir.0 == dir => empty,
+            _ => Empty::make(dir)?,
+        };
+        // After an error, and where something stays in it, it is not used again.
+        read_in(&empty, path, visit)?;
+        if empty.db.live_files().is_ok_and(|files| files.is_empty()) {
+            self.0 = Some(empty);
+        }
+        Ok(())
+    }
+}
+
+impl Empty {
+    fn make(dir: PathBuf) -> Result<Self, Error> {
+        let dir = Folder(dir);
+        let db = DB::open(&check_options(), &dir.0).map_err(|cause| io("stage", cause))?;
+        Ok(Self { db, dir })
+    }
+}
+
+fn read_in(Empty { db, dir }: &Empty, path: &Path, visit: Visit<'_>) -> Result<(), Error> {
+    let link = dir.0.join("file");
     fs::hard_link(path, &link).map_err(|cause| io("stage", cause))?;
     let mut moving = IngestExternalFileOptions::default();
     moving.set_move_files(true);
@@ -131,7 +166,10 @@ fn read_in(dir: &Path, path: &Path, visit: Visit<'_>) -> Result<(), Error> {
         cursor.next();
     }
     cursor.status().map_err(unfit)?;
-    only_rows(&db, rows)
+    drop(cursor);
+    only_rows(db, rows)?;
+    let all = Range::all();
+    db.delete_file_in_range(&all.start, &all.end).map_err(|cause| io("stage", cause))
 }
 
 /// A deletion is an entry that no visit shows.

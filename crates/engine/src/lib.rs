@@ -62,6 +62,7 @@ mod store;
 mod store_tests;
 mod transfer;
 
+pub use files::FileReader;
 pub use filter::Floors;
 pub use group::{Batch, Group, scrub_rest, wipe};
 pub use map::MapStore;

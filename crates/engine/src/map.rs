@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use crate::bloom;
+use crate::files::FileReader;
 use crate::filter::Floors;
 use crate::rows::{Range, Row};
 use crate::store::{Cursor, Fill, Health, Pace, RowRef, Rows, Seeker, Store, Visit};
@@ -212,7 +213,12 @@ impl Store for MapStore {
         fs::write(path, bytes).map_err(|cause| io("stage", cause))
     }
 
-    fn read_file(&self, path: &Path, visit: Visit<'_>) -> Result<(), Error> {
+    fn read_file(
+        &self,
+        path: &Path,
+        _reader: &mut FileReader,
+        visit: Visit<'_>,
+    ) -> Result<(), Error> {
         for (row, value) in rows_of(path)? {
             if visit(&row, &value).is_break() {
                 break;

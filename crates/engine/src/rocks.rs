@@ -27,6 +27,7 @@ use rocksdb::{
     ReadTier, WriteBatch, WriteOptions,
 };
 
+use crate::files::FileReader;
 use crate::filter::{Filters, Floors};
 use crate::lock::Lock;
 use crate::options::{self, Budget};
@@ -400,8 +401,13 @@ impl Store for RocksStore {
         files::write(&self.share("stage")?.options, path, fill)
     }
 
-    fn read_file(&self, path: &Path, visit: Visit<'_>) -> Result<(), Error> {
-        files::read(path, visit)
+    fn read_file(
+        &self,
+        path: &Path,
+        reader: &mut FileReader,
+        visit: Visit<'_>,
+    ) -> Result<(), Error> {
+        reader.read(path, visit)
     }
 
     fn take_in(&self, files: &[PathBuf]) -> Result<(), Error> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::Error;
+use crate::files::FileReader;
 use crate::filter::Floors;
 use crate::rows::{Range, Row};
 
@@ -91,7 +92,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Visits the rows of such a file in order, every checksum in it verified. [`Error::Transfer`]
     /// if it does not check, or holds anything but rows; also if it is found behind the rows.
-    fn read_file(&self, path: &Path, visit: Visit<'_>) -> Result<(), Error>;
+    /// `reader` is what reading several files of one folder keeps between them.
+    fn read_file(
+        &self,
+        path: &Path,
+        reader: &mut FileReader,
+        visit: Visit<'_>,
+    ) -> Result<(), Error>;
 
     /// Takes the rows of files in: durably, and all or none. The files are gone then. No row may
     /// be in a range that holds any.

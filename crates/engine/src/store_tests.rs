@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::rows::{Kind, Range, Row, Scope, generation_row};
 use crate::store::{Rows, Visit};
-use crate::{Budget, Error, MapStore, RocksStore, Store};
+use crate::{Budget, Error, FileReader, MapStore, RocksStore, Store};
 
 const SCOPES: [Scope; 2] =
     [Scope { group: GroupId(1), generation: 0 }, Scope { group: GroupId(1), generation: 1 }];
@@ -296,12 +296,13 @@ fn files_of_rows_are_taken_in_durably_and_a_damaged_one_is_refused() {
         bytes[12] ^= 1;
         std::fs::write(&damaged, bytes).unwrap();
         let mut seen = 0;
-        let refused = store.read_file(&damaged, &mut |_, _| {
+        let refused = store.read_file(&damaged, &mut FileReader::default(), &mut |_, _| {
             seen += 1;
             ControlFlow::Continue(())
         });
         assert!(matches!(refused, Err(Error::Transfer { .. })), "{refused:?} after {seen} rows");
-        let read = scanned(|visit| store.read_file(&whole, visit).unwrap());
+        let read =
+            scanned(|visit| store.read_file(&whole, &mut FileReader::default(), visit).unwrap());
         assert_eq!(read.len(), 2);
         store.take_in(std::slice::from_ref(&whole)).unwrap();
         assert!(!whole.exists());

@@ -30,6 +30,9 @@ use crate::types::{LogId, Snapshot, Vote};
 const PIECES_QUEUED_MAX: usize = 4;
 /// How long files stay while nobody sends more of them.
 const STAGED_KEPT: Duration = Duration::from_secs(120);
+/// The longest that the thread rests behind each MiB it has synced, and each it has checked: no more than
+/// 8 s for a GiB.
+const REST_MAX: Duration = Duration::from_millis(4);
 /// How much nicer than others the thread is.
 const NICENESS: i32 = 10;
 
@@ -248,6 +251,7 @@ impl Staged {
         let thread = std::thread::Builder::new().name("snapshot-in".to_owned());
         let started = thread.spawn(move || {
             let _ = rustix::process::setpriority_process(None, NICENESS);
+            incoming.rest_between(REST_MAX);
             let written = take_all(&mut incoming, &mut taken);
             incoming.break_off();
             drop(taken);

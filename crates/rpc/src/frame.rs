@@ -82,12 +82,10 @@ pub(crate) enum Content {
     Messages(Vec<Message>),
     /// A piece of a snapshot.
     Chunk(Bytes),
-    /// The end of a snapshot: how many bytes came before, and their SHA-256.
+    /// The end of a snapshot.
     End {
         /// Sum of the chunks' lengths.
         total_bytes: u64,
-        /// Over the chunks in order.
-        sha256: [u8; 32],
     },
 }
 
@@ -152,11 +150,10 @@ pub(crate) fn chunk(bytes: Bytes) -> Frame {
 }
 
 /// The frame behind the last piece.
-pub(crate) fn end(total_bytes: u64, sha256: [u8; 32]) -> Frame {
+pub(crate) fn end(total_bytes: u64) -> Frame {
     let mut head = Encoder::new();
     head.u8(END);
     head.varint(total_bytes);
-    head.raw(&sha256);
     Frame { head: head.finish(), payload: Vec::new() }
 }
 
@@ -167,7 +164,7 @@ pub(crate) fn read(frame: Frame) -> Result<Content, DecodeError> {
     let content = match head.u8()? {
         MESSAGES => Content::Messages(read_messages(&mut head, &mut payload)?),
         CHUNK => Content::Chunk(take(&mut payload)?),
-        END => Content::End { total_bytes: head.varint()?, sha256: read_digest(&mut head)? },
+        END => Content::End { total_bytes: head.varint()? },
         got => return Err(DecodeError::Value { what: "the tag of a frame", got: u64::from(got) }),
     };
     head.finish()?;
@@ -181,12 +178,6 @@ type Payloads = std::vec::IntoIter<Bytes>;
 
 fn take(payload: &mut Payloads) -> Result<Bytes, DecodeError> {
     payload.next().ok_or(DecodeError::Short { missing_bytes: 1 })
-}
-
-fn read_digest(head: &mut Decoder<'_>) -> Result<[u8; 32], DecodeError> {
-    let mut digest = [0; 32];
-    digest.copy_from_slice(head.raw(32)?);
-    Ok(digest)
 }
 
 fn read_messages(
@@ -282,7 +273,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_snapshot_reads_back() {
-        assert_eq!(read(end(300, [7; 32])), Ok(Content::End { total_bytes: 300, sha256: [7; 32] }));
+        assert_eq!(read(end(300)), Ok(Content::End { total_bytes: 300 }));
         let piece = Bytes::from_static(b"piece");
         assert_eq!(read(chunk(piece.clone())), Ok(Content::Chunk(piece)));
     }

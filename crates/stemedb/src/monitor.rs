@@ -18,6 +18,10 @@ use crate::options::Fatal;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A log may grow to this many times its bound while a snapshot is on its way.
 const PATIENCE_FACTOR: u64 = 3;
+/// While a snapshot is being sent, a long log is flushed each time it has grown by so much,
+const FLUSH_BYTES: u64 = 16 << 20;
+/// or for so long.
+const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(10);
 /// Of two living processes under one id the one that is younger than this ends: it is the copy.
 const NEWCOMER_FOR: Duration = Duration::from_secs(10);
 /// How long the meta quorum has for one answer.
@@ -34,7 +38,7 @@ pub(crate) async fn monitor(core: Arc<Core>) {
     });
     show_counters();
     metrics::gauge!("stemedb_failed").set(0.0);
-    let (begun, mut still_long) = (Instant::now(), false);
+    let (begun, mut still_long, mut flushed) = (Instant::now(), false, None);
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -54,7 +58,7 @@ pub(crate) async fn monitor(core: Arc<Core>) {
         {
             core.fail(fatal);
         }
-        still_long = shorten_the_log(&core, still_long).await;
+        still_long = shorten_the_log(&core, still_long, &mut flushed).await;
     }
 }
 
@@ -157,20 +161,45 @@ fn save_incarnation(core: &Core) {
     }
 }
 
+/// The last flush for a log that is long still.
+#[derive(Clone, Copy)]
+struct Flushed {
+    at: Instant,
+    live_bytes: u64,
+}
+
+impl Flushed {
+    /// Whether another one is worth it while a snapshot that is being sent keeps the log from being
+    /// cut: a flush each second would only make small files, to be compacted beside the snapshot.
+    fn is_old(self, live_bytes: u64, now: Instant) -> bool {
+        let grown_bytes = live_bytes.saturating_sub(self.live_bytes);
+        grown_bytes >= FLUSH_BYTES || now.duration_since(self.at) >= FLUSH_INTERVAL_MAX
+    }
+}
+
 /// Cuts the log behind what the store has. A long log is flushed first, and if it is `still_long`
 /// a moment later it gives up what it keeps for followers as well; one that is being sent a
 /// snapshot is waited for longer, or it would need the next one when it has this. Returns
 /// whether the log is long.
-async fn shorten_the_log(core: &Arc<Core>, still_long: bool) -> bool {
+async fn shorten_the_log(
+    core: &Arc<Core>,
+    still_long: bool,
+    flushed: &mut Option<Flushed>,
+) -> bool {
     let live_bytes = core.living_log_bytes();
     let long = live_bytes >= core.live_log_bytes_max;
     let groups = core.groups.all();
+    if !long {
+        *flushed = None;
+    }
+    let pinned = groups.iter().any(|group| group.sends_a_snapshot());
+    let due = !pinned || flushed.is_none_or(|last| last.is_old(live_bytes, Instant::now()));
     // A flush for which there is no space would only fail, and while the log is replayed nothing
     // can be cut behind one yet.
-    if long && core.disks.lets_the_store_flush() && core.startup().done {
+    if long && due && core.disks.lets_the_store_flush() && core.startup().done {
         let store = core.store.clone();
         match tokio::task::spawn_blocking(move || store.flush()).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => *flushed = Some(Flushed { at: Instant::now(), live_bytes }),
             Ok(Err(error)) if matches!(core.store.health(), Health::Full(_)) => {
                 tracing::warn!(%error, "the store has no room for a flush; the log stays long");
             }
@@ -188,4 +217,20 @@ async fn shorten_the_log(core: &Arc<Core>, still_long: bool) -> bool {
         let _ = group.shorten_log(all).await;
     }
     long
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_a_snapshot_keeps_long_is_flushed_when_it_grew_or_much_later() {
+        let at = Instant::now();
+        let last = Flushed { at, live_bytes: 300 << 20 };
+        let later = |ms| at + Duration::from_millis(ms);
+        assert!(!last.is_old(300 << 20, later(1000)));
+        assert!(!last.is_old((316 << 20) - 1, later(9999)));
+        assert!(last.is_old(316 << 20, later(1)));
+        assert!(last.is_old(0, later(10_000)));
+    }
 }

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -12,7 +13,7 @@ use super::format::{Head, Part, Reader, SUM_BYTES};
 use super::{SnapshotId, refuse};
 use crate::group::Group;
 use crate::rows::Scope;
-use crate::{Error, Row};
+use crate::{Error, FileReader, Row};
 
 /// The files of one snapshot, beside the living rows; none of them is seen before
 /// [`Incoming::install`]. Dropped, nothing of it stays.
@@ -35,9 +36,12 @@ pub struct Incoming {
     refused: bool,
     reader: Reader,
     under_way: Option<UnderWay>,
+    /// Reads what is whole.
+    checker: FileReader,
+    rest_max: Duration,
 }
 
-/// A file is synced each time it has grown by so much: all of it at once would hold up the syncs of
+/// A file is synced each time it has grown by so much, and checked in portions of it: all of it at once would hold up the syncs of
 /// the log, which are what puts wait for.
 const SYNC_BYTES: usize = 1 << 20;
 
@@ -73,7 +77,15 @@ impl Incoming {
             refused: false,
             reader: Reader::default(),
             under_way: None,
+            checker: FileReader::default(),
+            rest_max: Duration::ZERO,
         })
+    }
+
+    /// From now on rests for as long as it has worked, up to `max`, each time it has synced or checked
+    /// so much: in between, others have disk and core for themselves. The thread sleeps.
+    pub fn rest_between(&mut self, max: Duration) {
+        self.rest_max = max;
     }
 
     /// Which snapshot it is.
@@ -163,7 +175,9 @@ impl Incoming {
         under_way.unsynced_bytes += bytes.len();
         if under_way.unsynced_bytes >= SYNC_BYTES {
             under_way.unsynced_bytes = 0;
+            let begun = Instant::now();
             under_way.file.sync_data().map_err(stage)?;
+            rest(begun, self.rest_max);
         }
         Ok(())
     }
@@ -208,7 +222,13 @@ impl Incoming {
         let mut applied = None;
         let mut rows = 0;
         let mut fault = None;
-        self.group.store.read_file(path, &mut |next, value| {
+        let (rest_max, mut checked_bytes, mut begun) = (self.rest_max, 0, Instant::now());
+        self.group.store.read_file(path, &mut self.checker, &mut |next, value| {
+            checked_bytes += next.len() + value.len();
+            if checked_bytes >= SYNC_BYTES {
+                rest(begun, rest_max);
+                (checked_bytes, begun) = (0, Instant::now());
+            }
             fault = unfit(&row, next, &scope);
             if fault.is_some() {
                 return ControlFlow::Break(());
@@ -233,6 +253,9 @@ impl Incoming {
         }
         if number == 0 {
             self.applied = applied;
+        }
+        if head.last {
+            self.checker = FileReader::default();
         }
         Ok(row)
     }
@@ -259,6 +282,13 @@ impl Incoming {
     }
 }
 
+fn rest(since: Instant, max: Duration) {
+    let rest = since.elapsed().min(max);
+    if !rest.is_zero() {
+        std::thread::sleep(rest);
+    }
+}
+
 /// Why a row can't follow another in this scope, if it can't.
 fn unfit(before: &[u8], row: &[u8], scope: &[u8]) -> Option<&'static str> {
     if !row.starts_with(scope) {
@@ -269,6 +299,7 @@ fn unfit(before: &[u8], row: &[u8], scope: &[u8]) -> Option<&'static str> {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
+        self.checker = FileReader::default();
         // Files that were taken in are gone from here; what is left is nobody's.
         let _ = fs::remove_dir_all(&self.dir);
     }

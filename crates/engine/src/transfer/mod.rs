@@ -16,7 +16,7 @@
 //!
 //! **The sender** ([`Outgoing`]) is a thread that holds one iterator, opened when the snapshot
 //! begins: everything is read from it, however long it takes and however often the
-//! connection breaks. It makes one file of about 32 MiB of rows at a time, sends it and removes
+//! connection breaks. It makes one file of about 32 MiB of rows at a time, in memory, sends it and lets go of
 //! it, and remembers with which row each file began, so that it can go on from any of them.
 //! It runs at low priority, rests as long as it works and sends no faster than
 //! a rate that all snapshots of the node share. Once nobody has asked for a while it ends. While it lives,

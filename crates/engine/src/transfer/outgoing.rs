@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::ops::ControlFlow;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -16,7 +17,7 @@ use super::format::{Head, ROWS_BYTES_MAX};
 use super::{SnapshotId, Throttle, refuse};
 use crate::group::Group;
 use crate::rows::{SCOPE_BYTES, Scope};
-use crate::store::{Cursor, Put};
+use crate::store::{Cursor, Put, Store};
 use crate::{Error, Row};
 
 /// What is sent in one go.
@@ -211,19 +212,55 @@ struct View<'v> {
     cursor: Box<dyn Cursor + 'v>,
     /// The first row of each file that was made, and of the next.
     starts: Vec<Vec<u8>>,
-    dir: PathBuf,
 }
 
-impl Drop for View<'_> {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
+/// A file that was made, to be read from its beginning. It has no name any more, and goes when it is dropped.
+struct Made {
+    head: Head,
+    file: File,
+}
+
+/// Where a file is made that lives until it was sent. It needs to outlive nothing, but whoever writes
+/// files of rows syncs them: on the store's volume that would hold up the log's syncs.
+enum Place {
+    /// In memory, for as long as this is open.
+    Memory(File),
+    /// In a folder of the store, where there is no such file to be had.
+    Staged(PathBuf),
+}
+
+impl Place {
+    fn find(store: &dyn Store) -> Result<Self, Error> {
+        Self::memory().map_or_else(|| Ok(Self::Staged(store.staging()?)), Ok)
+    }
+
+    fn memory() -> Option<Self> {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let file = File::from(rustix::fs::memfd_create("snapshot-out", flags).ok()?);
+        let place = Self::Memory(file);
+        // Without a /proc there is no way to it.
+        place.path().exists().then_some(place)
+    }
+
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::Memory(file) => PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
+            Self::Staged(dir) => dir.join("file.sst"),
+        }
+    }
+
+    /// What was written there.
+    fn open(&self) -> Result<File, Error> {
+        File::open(self.path()).map_err(stage)
     }
 }
 
-/// A file that was made: what it is, and where.
-struct Made {
-    head: Head,
-    path: PathBuf,
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Self::Staged(dir) = self {
+            let _ = fs::remove_dir_all(dir);
+        }
+    }
 }
 
 /// A stream that nobody takes any more, or why it can't go on.
@@ -246,7 +283,7 @@ impl<'v> View<'v> {
     fn begin(group: &'v Group, terms: &'v Terms, stop: &'v Stop) -> Result<Self, Error> {
         let cursor = group.store.frozen(&group.scope.all());
         let starts = vec![group.scope.bytes().to_vec()];
-        Ok(Self { group, terms, stop, cursor, starts, dir: group.store.staging()? })
+        Ok(Self { group, terms, stop, cursor, starts })
     }
 
     /// The applied mark is the first of a group's rows.
@@ -265,9 +302,8 @@ impl<'v> View<'v> {
         let mut number = order.from;
         loop {
             let sent = self.make(number, order.scope).map_err(Ended::from).and_then(|made| {
-                let sent = self.send_file(&made, &mut order.sink);
-                let _ = fs::remove_file(&made.path);
-                sent.map(|()| made.head.last)
+                let last = made.head.last;
+                self.send_file(made, &mut order.sink).map(|()| last)
             });
             match sent {
                 Ok(true) | Err(Ended::Unwanted) => return Ok(()),
@@ -282,11 +318,11 @@ impl<'v> View<'v> {
         let Some(start) = self.starts.get(number as usize).cloned() else {
             return Err(refuse(format!("the receiver has {number} files, which were never sent")));
         };
-        let path = self.dir.join(format!("{number:08}.sst"));
         self.cursor.seek(&start)?;
         let mut rows = 0;
         let store = self.group.store.clone();
-        store.write_file(&path, &mut |put| {
+        let place = Place::find(store.as_ref())?;
+        store.write_file(&place.path(), &mut |put| {
             rows = self.fill(scope, put)?;
             Ok(())
         })?;
@@ -297,8 +333,9 @@ impl<'v> View<'v> {
         {
             self.starts.push(next);
         }
-        let length = fs::metadata(&path).map_err(stage)?.len();
-        Ok(Made { head: Head { last, number, rows, length }, path })
+        let file = place.open()?;
+        let length = file.metadata().map_err(stage)?.len();
+        Ok(Made { head: Head { last, number, rows, length }, file })
     }
 
     /// Puts rows from where the cursor stands until they fill a file. Returns how many.
@@ -333,14 +370,13 @@ impl<'v> View<'v> {
         Ok(())
     }
 
-    fn send_file(&self, made: &Made, sink: &mut Sink) -> Result<(), Ended> {
+    fn send_file(&self, mut made: Made, sink: &mut Sink) -> Result<(), Ended> {
         let head = made.head.encode();
         let mut sum = Sha256::new().chain_update(&head);
         self.give(sink, head.into())?;
-        let mut file = File::open(&made.path).map_err(stage)?;
         let mut left = made.head.length;
         while left > 0 {
-            let piece = read_piece(&mut file, left)?;
+            let piece = read_piece(&mut made.file, left)?;
             left -= piece.len() as u64;
             sum.update(&piece);
             self.give(sink, piece)?;

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use stemedb_engine::{
-    Cursor, Error, Fill, Floors, Group, Health, Pace, Range, RocksStore, Row, Rows, Seeker, Store,
-    Visit, copy as copy_group, wipe,
+    Cursor, Error, FileReader, Fill, Floors, Group, Health, Pace, Range, RocksStore, Row, Rows,
+    Seeker, Store, Visit, copy as copy_group, wipe,
 };
 use stemedb_machine::shard::suite::{Run, all_keys, key};
 use stemedb_machine::shard::{
@@ -94,8 +94,13 @@ impl Store for Faulty {
     fn write_file(&self, path: &Path, fill: Fill<'_>) -> Result<(), Error> {
         self.store.write_file(path, fill)
     }
-    fn read_file(&self, path: &Path, visit: Visit<'_>) -> Result<(), Error> {
-        self.store.read_file(path, visit)
+    fn read_file(
+        &self,
+        path: &Path,
+        reader: &mut FileReader,
+        visit: Visit<'_>,
+    ) -> Result<(), Error> {
+        self.store.read_file(path, reader, visit)
     }
     fn take_in(&self, files: &[PathBuf]) -> Result<(), Error> {
         self.store.take_in(files)

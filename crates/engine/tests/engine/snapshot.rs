@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use stemedb_engine::{
-    Cursor, Error, Fill, Group, Health, Incoming, Outgoing, Pace, Range, RocksStore, Row, Rows,
-    Seeker, Store, Terms, Visit, copy as copy_group,
+    Cursor, Error, FileReader, Fill, Group, Health, Incoming, Outgoing, Pace, Range, RocksStore,
+    Row, Rows, Seeker, Store, Terms, Visit, copy as copy_group,
 };
 use stemedb_machine::shard::suite::once::put;
 use stemedb_machine::shard::suite::random::Draw;
@@ -242,7 +242,9 @@ fn a_broken_stream_goes_on_where_whole_files_end_and_sends_none_of_them_again() 
             breaks += 1;
         }
         assert_eq!(incoming.have(), have + 1, "one more file, and only that");
-        assert_eq!(staged(there.path()).len(), have as usize + 1, "none of the broken one");
+        let files = staged(there.path());
+        let files = files.iter().filter(|file| !file.parent().unwrap().ends_with("check"));
+        assert_eq!(files.count(), have as usize + 1, "none of the broken one");
         have += 1;
         assert_eq!(chunks(&received), before);
     }
@@ -256,6 +258,44 @@ fn a_broken_stream_goes_on_where_whole_files_end_and_sends_none_of_them_again() 
     });
     outgoing.send(1, 1000, sink).unwrap();
     assert!(is_refused(&given.recv().unwrap()));
+}
+
+/// Whoever writes files of rows syncs them, and on this volume it would be the log's syncs that wait.
+#[test]
+fn a_sender_puts_nothing_on_its_own_disk() {
+    let dir = TempDir::new().unwrap();
+    let sent = sender(dir.path(), 1).replica.group;
+    let outgoing = freeze(&sent, 1);
+    let (staging, (gives, given)) = (dir.path().to_owned(), mpsc::channel());
+    let sink = Box::new(move |_| {
+        let _ = gives.send(staged(&staging));
+        ControlFlow::Continue(())
+    });
+    outgoing.send(1, 0, sink).unwrap();
+    let found: Vec<_> = given.iter().collect();
+    assert!(found.len() > 10 && found.iter().all(Vec::is_empty), "{found:?}");
+}
+
+/// To make a database takes a dozen syncs.
+#[test]
+fn files_of_one_snapshot_are_checked_in_one_database_which_goes_with_the_last() {
+    use std::os::unix::fs::MetadataExt;
+    let [here, there] = [(); 2].map(|()| TempDir::new().unwrap());
+    let sent = sender(here.path(), 1).replica.group;
+    let received = group(there.path(), 1);
+    let mut incoming = Incoming::begin(&received, 1).unwrap();
+    let files = files_for(&sent, incoming.generation());
+    let mut made = Vec::new();
+    for file in &files {
+        incoming.take(file).unwrap();
+        let identity =
+            staged(there.path()).into_iter().find(|file| file.ends_with("check/IDENTITY"));
+        made.push(identity.map(|identity| fs::metadata(identity).unwrap().ino()));
+    }
+    assert_eq!(made.pop(), Some(None), "the last is checked");
+    made.dedup();
+    assert!(files.len() > 3 && made.len() == 1 && made[0].is_some(), "{made:?}");
+    assert_eq!(chunks(&incoming.install().unwrap()), chunks(&sent));
 }
 
 /// What is done to the files of a stream.
@@ -495,8 +535,13 @@ impl Store for Watched {
     fn write_file(&self, path: &Path, fill: Fill<'_>) -> Result<(), Error> {
         self.store.write_file(path, fill)
     }
-    fn read_file(&self, path: &Path, visit: Visit<'_>) -> Result<(), Error> {
-        self.step("checking a file", || self.store.read_file(path, visit))
+    fn read_file(
+        &self,
+        path: &Path,
+        reader: &mut FileReader,
+        visit: Visit<'_>,
+    ) -> Result<(), Error> {
+        self.step("checking a file", || self.store.read_file(path, reader, visit))
     }
     fn take_in(&self, files: &[PathBuf]) -> Result<(), Error> {
         self.step("taking in", || self.store.take_in(files))
