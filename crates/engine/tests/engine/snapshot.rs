@@ -264,16 +264,19 @@ fn a_broken_stream_goes_on_where_whole_files_end_and_sends_none_of_them_again() 
 #[test]
 fn a_sender_puts_nothing_on_its_own_disk() {
     let dir = TempDir::new().unwrap();
-    let sent = sender(dir.path(), 1).replica.group;
-    let outgoing = freeze(&sent, 1);
-    let (staging, (gives, given)) = (dir.path().to_owned(), mpsc::channel());
-    let sink = Box::new(move |_| {
-        let _ = gives.send(staged(&staging));
-        ControlFlow::Continue(())
+    let watched = Arc::new(Watched {
+        store: open(dir.path()),
+        dir: dir.path().to_owned(),
+        watching: AtomicBool::new(false),
+        full_once: AtomicBool::new(false),
+        copies: std::sync::Mutex::default(),
+        made: std::sync::Mutex::default(),
     });
-    outgoing.send(1, 0, sink).unwrap();
-    let found: Vec<_> = given.iter().collect();
-    assert!(found.len() > 10 && found.iter().all(Vec::is_empty), "{found:?}");
+    let sent = fill(Group::open(watched.clone(), GroupId(1)).unwrap(), 1).replica.group;
+    let files = files_for(&sent, 1);
+    let made = watched.made.lock().unwrap();
+    assert_eq!(made.len(), files.len());
+    assert!(made.iter().all(|path| !path.starts_with(dir.path())), "{made:?}");
 }
 
 /// To make a database takes a dozen syncs.
@@ -483,6 +486,8 @@ struct Watched {
     /// The next flush finds no room.
     full_once: AtomicBool,
     copies: std::sync::Mutex<Vec<(String, TempDir)>>,
+    /// Files of rows that were written for it.
+    made: std::sync::Mutex<Vec<PathBuf>>,
 }
 
 impl Watched {
@@ -533,6 +538,7 @@ impl Store for Watched {
         self.step("staging", || self.store.staging())
     }
     fn write_file(&self, path: &Path, fill: Fill<'_>) -> Result<(), Error> {
+        self.made.lock().unwrap().push(path.to_owned());
         self.store.write_file(path, fill)
     }
     fn read_file(
@@ -583,6 +589,7 @@ fn a_kill_at_any_step_leaves_the_old_state_or_the_new_one_whole_and_nothing_besi
         watching: AtomicBool::new(false),
         full_once: AtomicBool::new(false),
         copies: std::sync::Mutex::default(),
+        made: std::sync::Mutex::default(),
     });
     let received = fill(Group::open(watched.clone(), GroupId(1)).unwrap(), 2).replica.group;
     received.store().flush().unwrap();
@@ -757,6 +764,7 @@ fn an_install_that_finds_no_room_is_tried_again_and_goes_in_once() {
         watching: AtomicBool::new(false),
         full_once: AtomicBool::new(false),
         copies: std::sync::Mutex::default(),
+        made: std::sync::Mutex::default(),
     });
     let received = Group::open(watched.clone(), GroupId(1)).unwrap();
     let mut incoming = Incoming::begin(&received, 1).unwrap();
