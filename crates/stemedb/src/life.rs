@@ -81,6 +81,10 @@ async fn live_on(core: &Arc<Core>) -> Result<(), Fatal> {
     } else {
         refuse_a_double(core).await?;
     }
+    // Before any address is known: nobody is dialled earlier either.
+    if let Ok(plane) = core.plane() {
+        plane.open_doors();
+    }
     let meta = open_meta(core).await?;
     core.turn(Phase::Member);
     // Without the meta group nobody knows which shards are this node's. It is unready and says why.
