@@ -141,7 +141,7 @@ impl Driver {
     }
 
     fn receive(&mut self, packet: &[u8], source: SocketAddr, now: Instant) {
-        let outcome = match self.keyring.open(packet) {
+        let outcome = match self.keyring.open(packet, source, now) {
             _ if packet.len() > DATAGRAM_BYTES_MAX => Err("malformed"),
             None => Err("unsealed"),
             Some(plain) => {
@@ -201,11 +201,14 @@ impl Driver {
 
     /// Sends everything the agent has to say. A packet that can't be sent is a lost packet.
     async fn flush(&mut self) {
+        let now = tokio::time::Instant::now().into_std();
         for outgoing in self.agent.take_out() {
             let Some(to) = reachable(self.local, outgoing.to) else { continue };
-            let Some(packet) = self.keyring.seal(&outgoing.frame, &mut self.rng) else { continue };
-            if let Err(error) = self.socket.send_to(&packet, to).await {
-                tracing::debug!(%to, %error, "gossip packet not sent");
+            // To where packets come from: the keyring knows peers by that address.
+            for packet in self.keyring.seal(&outgoing.frame, to, now, &mut self.rng) {
+                if let Err(error) = self.socket.send_to(&packet, to).await {
+                    tracing::debug!(%to, %error, "gossip packet not sent");
+                }
             }
         }
     }

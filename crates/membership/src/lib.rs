@@ -146,8 +146,8 @@ pub struct Options {
     pub advertise: SocketAddr,
     /// Our peer plane's port, on the advertised host.
     pub grpc_port: u16,
-    /// The cluster secret, then those that are still valid. The first seals, all open. None: a
-    /// key that everybody knows, so the network must be trusted.
+    /// The cluster secret, then those that are still valid: all open, and each peer is sent what
+    /// it can open. None: a key that everybody knows, so the network must be trusted.
     pub secrets: Vec<Secret>,
     /// Whom to knock at. Our own address among them is fine; empty means: wait to be found.
     pub join: Vec<JoinTarget>,

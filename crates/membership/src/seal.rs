@@ -8,10 +8,13 @@
 //! ```
 //!
 //! The key is HKDF-SHA-256 of the cluster secret; the nonce is random, and 24 bytes are enough
-//! for that to be safe for ever. The first key seals, every key opens.
+//! for that to be safe for ever. Every key opens.
 //!
-//! Rotation without a split takes three rolling steps, because a node must be able to open the
-//! new key before anyone seals with it: `[old, new]` on all, `[new, old]` on all, `[new]` on all.
+//! A secret is rotated node by node, so that for a while some hold `[old]`, some `[new, old]` and
+//! some only `[new]`. A node with several keys therefore answers each peer under the key that
+//! opened the peer's last packet, and sends a copy under each key to a peer it has not heard for
+//! [`HEARD_FOR`]: of those at least one opens. The copies that don't are counted as `unsealed` there.
+//! Nobody has to agree on when the new key begins, and it costs no packet once all have been heard.
 //!
 //! Without a secret the key is a well-known one. Then the envelope only keeps out noise and
 //! other clusters that have a secret; whoever starts a node that way has said `insecure`.
@@ -20,6 +23,10 @@
 //! that is long gone as alive until it misses its probes (seconds), or delay the suspicion of a
 //! dead one by a probe; it can't take an incarnation back, and gossip decides nothing. Keys are
 //! wiped when the keyring is dropped, the cipher's copies on the stack are not.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
@@ -63,49 +70,98 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// The derived keys of a node: never empty, the first one seals.
+/// How long a peer is believed to hold the key that opened its last packet: it may be a process
+/// that has another one by then. Above the pause between two rounds of probes in a small cluster.
+const HEARD_FOR: Duration = Duration::from_secs(5);
+/// How many peers' keys are remembered; those beyond are sent a copy under each key.
+const HEARD_MAX: usize = 1024;
+
+/// The derived keys of a node, never empty, and under which of them peers were heard.
 pub(crate) struct Keyring {
-    first: Key,
-    previous: Vec<Key>,
+    keys: Vec<Key>,
+    /// Empty with one key: there is nothing to choose.
+    heard: HashMap<SocketAddr, Heard>,
 }
 
 type Key = Zeroizing<[u8; 32]>;
 
+/// A peer's last packet that opened.
+struct Heard {
+    key: usize,
+    at: Instant,
+}
+
 impl Keyring {
     /// Derives one key per secret; the well-known one if there is none.
     pub(crate) fn new(secrets: &[Secret]) -> Result<Self, Error> {
-        let Some((first, previous)) = secrets.split_first() else {
-            return Ok(Self { first: derive(KEY_WITHOUT_SECRET)?, previous: Vec::new() });
-        };
-        let previous = previous.iter().map(|secret| derive(&secret.0)).collect::<Result<_, _>>()?;
-        Ok(Self { first: derive(&first.0)?, previous })
+        let mut keys =
+            secrets.iter().map(|secret| derive(&secret.0)).collect::<Result<Vec<_>, _>>()?;
+        if keys.is_empty() {
+            keys.push(derive(KEY_WITHOUT_SECRET)?);
+        }
+        Ok(Self { keys, heard: HashMap::new() })
     }
 
-    /// The packet to send. `None` only for a plaintext beyond the cipher's bound of 256 GiB.
-    pub(crate) fn seal(&self, plain: &[u8], rng: &mut impl Rng) -> Option<Vec<u8>> {
-        let mut nonce = [0; NONCE_BYTES];
-        rng.fill_bytes(&mut nonce);
-        let payload = Payload { msg: plain, aad: &[VERSION] };
-        let sealed = cipher(&self.first).encrypt(&XNonce::from(nonce), payload).ok()?;
-        let mut packet = Vec::with_capacity(1 + NONCE_BYTES + sealed.len());
-        packet.push(VERSION);
-        packet.extend_from_slice(&nonce);
-        packet.extend_from_slice(&sealed);
-        Some(packet)
+    /// The packets to send to a peer: one, or one under each key if nobody knows which it holds.
+    /// None only for a plaintext beyond the cipher's bound of 256 GiB.
+    pub(crate) fn seal(
+        &self,
+        plain: &[u8],
+        to: SocketAddr,
+        now: Instant,
+        rng: &mut impl Rng,
+    ) -> Vec<Vec<u8>> {
+        let heard = self.heard.get(&to).filter(|heard| now < heard.at + HEARD_FOR);
+        let known = heard.and_then(|heard| self.keys.get(heard.key..=heard.key));
+        let keys = known.unwrap_or(&self.keys);
+        keys.iter().filter_map(|key| seal(key, plain, rng)).collect()
     }
 
-    /// The plaintext, if one of our keys sealed it and no bit changed on the way.
-    pub(crate) fn open(&self, packet: &[u8]) -> Option<Vec<u8>> {
+    /// The plaintext, if one of our keys sealed it and no bit changed on the way; its sender is
+    /// answered under that key.
+    pub(crate) fn open(
+        &mut self,
+        packet: &[u8],
+        source: SocketAddr,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
         let (&version, rest) = packet.split_first()?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_BYTES>()?;
         if version != VERSION {
             return None;
         }
         let nonce = XNonce::from(*nonce);
-        std::iter::once(&self.first).chain(&self.previous).find_map(|key| {
-            cipher(key).decrypt(&nonce, Payload { msg: sealed, aad: &[VERSION] }).ok()
-        })
+        let (key, plain) = self.keys.iter().enumerate().find_map(|(index, key)| {
+            let payload = Payload { msg: sealed, aad: &[VERSION] };
+            cipher(key).decrypt(&nonce, payload).ok().map(|plain| (index, plain))
+        })?;
+        self.remember(source, Heard { key, at: now });
+        Some(plain)
     }
+
+    fn remember(&mut self, source: SocketAddr, heard: Heard) {
+        if self.keys.len() < 2 {
+            return;
+        }
+        if self.heard.len() >= HEARD_MAX && !self.heard.contains_key(&source) {
+            self.heard.retain(|_, known| heard.at < known.at + HEARD_FOR);
+        }
+        if self.heard.len() < HEARD_MAX || self.heard.contains_key(&source) {
+            self.heard.insert(source, heard);
+        }
+    }
+}
+
+fn seal(key: &Key, plain: &[u8], rng: &mut impl Rng) -> Option<Vec<u8>> {
+    let mut nonce = [0; NONCE_BYTES];
+    rng.fill_bytes(&mut nonce);
+    let payload = Payload { msg: plain, aad: &[VERSION] };
+    let sealed = cipher(key).encrypt(&XNonce::from(nonce), payload).ok()?;
+    let mut packet = Vec::with_capacity(1 + NONCE_BYTES + sealed.len());
+    packet.push(VERSION);
+    packet.extend_from_slice(&nonce);
+    packet.extend_from_slice(&sealed);
+    Some(packet)
 }
 
 fn cipher(key: &Key) -> XChaCha20Poly1305 {
@@ -139,22 +195,64 @@ mod tests {
     const OLD: &str = "the old cluster secret";
     const NEW: &str = "the new cluster secret";
 
+    fn at(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    /// Which of the packets that `sealer` sends to port 2 the other one opens.
+    fn opened(sealer: &Keyring, opener: &mut Keyring, now: Instant) -> Vec<bool> {
+        let packets = sealer.seal(b"ping", at(2), now, &mut StdRng::seed_from_u64(1));
+        packets.iter().map(|packet| opener.open(packet, at(1), now).is_some()).collect()
+    }
+
     #[test]
-    fn in_a_rotation_both_keys_open_and_the_first_one_seals() {
-        let mut rng = StdRng::seed_from_u64(1);
+    fn whatever_keys_two_nodes_hold_in_a_rotation_one_copy_of_the_first_packet_opens() {
         let table = [
-            // sealed with, opened with, opens
-            (vec![OLD], vec![OLD, NEW], true),
-            (vec![NEW, OLD], vec![OLD, NEW], true),
-            (vec![NEW, OLD], vec![NEW], true),
-            (vec![NEW, OLD], vec![OLD], false),
-            (vec![], vec![OLD], false),
-            (vec![], vec![], true),
+            // sealed with, opened with, which copies open
+            (vec![OLD], vec![NEW, OLD], vec![true]),
+            (vec![NEW, OLD], vec![OLD], vec![false, true]),
+            (vec![NEW, OLD], vec![NEW, OLD], vec![true, true]),
+            (vec![NEW, OLD], vec![NEW], vec![true, false]),
+            (vec![NEW], vec![NEW, OLD], vec![true]),
+            (vec![NEW], vec![OLD], vec![false]),
+            (vec![], vec![OLD], vec![false]),
+            (vec![], vec![], vec![true]),
         ];
         for (sealer, opener, opens) in table {
-            let packet = ring(&sealer).seal(b"ping", &mut rng).unwrap();
-            assert_eq!(ring(&opener).open(&packet).is_some(), opens, "{sealer:?} to {opener:?}");
+            let found = opened(&ring(&sealer), &mut ring(&opener), Instant::now());
+            assert_eq!(found, opens, "{sealer:?} to {opener:?}");
         }
+    }
+
+    #[test]
+    fn a_peer_is_answered_under_the_key_that_opened_its_last_packet_for_as_long_as_it_is_fresh() {
+        let now = Instant::now();
+        let mut both = ring(&[NEW, OLD]);
+        for secret in [OLD, NEW] {
+            let mut peer = ring(&[secret]);
+            let packet = &peer.seal(b"ping", at(1), now, &mut StdRng::seed_from_u64(2))[0];
+            assert!(both.open(packet, at(2), now).is_some());
+            assert_eq!(opened(&both, &mut peer, now), [true], "{secret}");
+            // To another one nothing is known of.
+            assert_eq!(both.seal(b"ping", at(3), now, &mut StdRng::seed_from_u64(3)).len(), 2);
+        }
+        let late = now + HEARD_FOR;
+        assert_eq!(opened(&both, &mut ring(&[OLD]), late), [false, true]);
+    }
+
+    #[test]
+    fn what_is_remembered_of_peers_is_bounded() {
+        let now = Instant::now();
+        let mut both = ring(&[NEW, OLD]);
+        let mut packets = ring(&[OLD]).seal(b"ping", at(1), now, &mut StdRng::seed_from_u64(2));
+        let packet = packets.pop().unwrap();
+        for port in 0..HEARD_MAX as u16 + 9 {
+            both.open(&packet, at(port), now).unwrap();
+        }
+        assert_eq!(both.heard.len(), HEARD_MAX);
+        // What is stale gives its place to what is new.
+        both.open(&packet, at(u16::MAX), now + HEARD_FOR).unwrap();
+        assert_eq!(both.heard.len(), 1);
     }
 
     #[test]
@@ -164,14 +262,23 @@ mod tests {
         assert_eq!(format!("{:?}", secret(NEW)), "Secret(…)");
     }
 
+    fn sealed(plain: &[u8], seed: u64) -> Vec<u8> {
+        let mut rng = StdRng::seed_from_u64(seed);
+        ring(&[NEW]).seal(plain, at(2), Instant::now(), &mut rng).pop().unwrap()
+    }
+
+    fn open(secrets: &[&str], packet: &[u8]) -> Option<Vec<u8>> {
+        ring(secrets).open(packet, at(1), Instant::now())
+    }
+
     proptest! {
         #[test]
         fn what_is_sealed_opens_and_is_exactly_the_overhead_longer(
             plain in proptest::collection::vec(any::<u8>(), 0..1400), seed in any::<u64>(),
         ) {
-            let packet = ring(&[NEW]).seal(&plain, &mut StdRng::seed_from_u64(seed)).unwrap();
+            let packet = sealed(&plain, seed);
             prop_assert_eq!(packet.len(), plain.len() + SEAL_BYTES);
-            prop_assert_eq!(ring(&[NEW]).open(&packet), Some(plain));
+            prop_assert_eq!(open(&[NEW], &packet), Some(plain));
         }
 
         #[test]
@@ -179,15 +286,15 @@ mod tests {
             plain in proptest::collection::vec(any::<u8>(), 0..64), at in any::<prop::sample::Index>(),
             bit in 0..8u32,
         ) {
-            let mut packet = ring(&[NEW]).seal(&plain, &mut StdRng::seed_from_u64(2)).unwrap();
+            let mut packet = sealed(&plain, 2);
             let at = at.index(packet.len());
             packet[at] ^= 1 << bit;
-            prop_assert_eq!(ring(&[NEW, OLD]).open(&packet), None);
+            prop_assert_eq!(open(&[NEW, OLD], &packet), None);
         }
 
         #[test]
         fn junk_never_opens(junk in proptest::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert_eq!(ring(&[NEW]).open(&junk), None);
+            prop_assert_eq!(open(&[NEW], &junk), None);
         }
     }
 }

@@ -123,6 +123,52 @@ async fn a_node_in_a_key_rotation_meets_one_that_is_not_through_it_yet() {
     sees(&two, 1, alive).await;
 }
 
+/// Each node in turn goes down and comes back at its place with other secrets, as pods do.
+#[tokio::test]
+async fn a_secret_is_rotated_node_by_node_and_everybody_stays_in_sight() {
+    const NEW: &str = "the next secret.";
+    let places: Vec<SocketAddr> = (0..3)
+        .map(|_| bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap().local_addr().unwrap())
+        .collect();
+    let start = |number: usize, life: u64, secrets: &[&str]| {
+        let (place, node) = (places[number], number as u64 + 1);
+        let secrets = secrets.iter().map(|text| secret(text)).collect();
+        let fresh = options(node, &places);
+        let (socket, advertise) = (bind(place).unwrap(), place);
+        let options = Options { socket, advertise, secrets, incarnation: life, ..fresh };
+        Membership::start(options).unwrap()
+    };
+    let mut handles: Vec<Handle> = (0..3).map(|number| start(number, 1, &[SECRET])).collect();
+    let all_alive = async |handles: &[Handle]| {
+        for handle in handles {
+            until(handle.members(), |members| members.count(MemberState::Alive) == 3).await;
+        }
+    };
+    all_alive(&handles).await;
+    for (step, secrets) in [(1, &[NEW, SECRET][..]), (2, &[NEW][..])] {
+        for number in 0..3 {
+            let life = 10 * step;
+            handles[number].stop().await.unwrap();
+            handles[number] = start(number, life, secrets);
+            let node = number as u64 + 1;
+            for handle in &handles {
+                sees(handle, node, |member| member.incarnation >= life && alive(member)).await;
+            }
+            all_alive(&handles).await;
+            // Longer than a suspicion takes to become a death (0.8 s), with every node under watch.
+            let end = tokio::time::Instant::now() + Duration::from_secs(2);
+            while tokio::time::Instant::now() < end {
+                for handle in &handles {
+                    let members = handle.members().borrow().clone();
+                    assert_eq!(members.count(MemberState::Down), 0, "{step} {number} {members:?}");
+                    assert_eq!(members.list.len(), 3);
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn two_clusters_with_one_secret_refuse_each_other() {
     let one = Options { cluster: Some(ClusterId(1)), ..options(1, &[]) };

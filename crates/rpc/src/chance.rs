@@ -29,6 +29,13 @@ impl Chance {
         Sha256::new().chain_update(*self.seed).chain_update(turn.to_le_bytes()).finalize().into()
     }
 
+    /// A number that nobody can guess.
+    pub(crate) fn draw(&self) -> u128 {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&self.nonce()[..16]);
+        u128::from_le_bytes(bytes)
+    }
+
     /// Any number.
     pub(crate) fn roll(&self) -> u16 {
         let [low, high, ..] = self.nonce();

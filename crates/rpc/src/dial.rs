@@ -19,10 +19,11 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
 use crate::error::Down;
-use crate::handshake::{Dialler, Ended, Role};
+use crate::handshake::{Dialler, Ended, Role, duplicate};
 use crate::limits::{
     CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HTTP2_FRAME_BYTES, Limits, STREAM_WINDOW_BYTES,
 };
+use crate::lives::Lease;
 use crate::local::Local;
 use crate::message::PeerIdentity;
 use crate::mismatch::{Mismatch, refusal};
@@ -41,6 +42,8 @@ pub(crate) struct Call {
 pub(crate) struct Opened {
     pub(crate) peer: PeerIdentity,
     pub(crate) incoming: Streaming<Frame>,
+    /// Ends when another process goes by the peer's id.
+    pub(crate) lease: Lease,
     _client: PeerClient<Channel>,
 }
 
@@ -81,14 +84,14 @@ async fn shake(
     let mut client = PeerClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
     let (steps, first) = mpsc::channel(1);
     let me = PeerIdentity { node: local.node, cluster: call.cluster };
-    let dialler = Dialler::new(me, call.wanted, call.role, local.chance.nonce());
+    let dialler = Dialler::new(me, local.life, call.wanted, call.role, local.chance.nonce());
     // The channel holds one step, and this is the first: it can't be full.
     let _ = steps.try_send(step(dialler.hello()));
     let outgoing = ReceiverStream::new(first).chain(rest);
     let mut incoming =
         client.converse(outgoing).await.map_err(|e| Down::Unreachable(text(&e)))?.into_inner();
     match exchange(local, dialler, &steps, &mut incoming).await? {
-        Ok(peer) => Ok(Opened { peer, incoming, _client: client }),
+        Ok((peer, lease)) => Ok(Opened { peer, incoming, lease, _client: client }),
         Err(ended) => {
             if let Ended::Found(mismatch) = &ended {
                 // The peer hangs up once it has heard why; then nothing is lost by closing.
@@ -106,7 +109,7 @@ async fn exchange(
     dialler: Dialler,
     steps: &mpsc::Sender<Frame>,
     incoming: &mut Streaming<Frame>,
-) -> Result<Result<PeerIdentity, Ended>, Down> {
+) -> Result<Result<(PeerIdentity, Lease), Ended>, Down> {
     let challenge = next_step(incoming).await?;
     let (proof, await_welcome) = match dialler.challenged(&local.keys, &challenge.head) {
         Ok(next) => next,
@@ -114,7 +117,20 @@ async fn exchange(
     };
     let _ = steps.send(step(proof)).await;
     let welcome = next_step(incoming).await?;
-    Ok(await_welcome.welcomed(&welcome.head))
+    let by = await_welcome.peer();
+    let (peer, life) = match await_welcome.welcomed(&local.keys, &welcome.head) {
+        Ok(welcomed) => welcomed,
+        Err(ended) => {
+            if matches!(ended, Ended::Proven(_)) {
+                local.note_turned_away(by);
+            }
+            return Ok(Err(ended));
+        }
+    };
+    let admitted = local.lives.admit(peer.node, life);
+    Ok(admitted
+        .map(|lease| (peer, lease))
+        .map_err(|newer| Ended::Found(duplicate(peer.node, newer))))
 }
 
 async fn next_step(incoming: &mut Streaming<Frame>) -> Result<Frame, Down> {

@@ -2,11 +2,19 @@
 //!
 //! ```text
 //! dialler                                           listener
-//!   hello: version, role, node, wanted, cluster, nonce ─►   checks all but the secret
-//!   ◄─ challenge: version, node, cluster, nonce             checks all but the secret
-//!   proof: HMAC(key, "dialler" ‖ transcript) per key ─►     needs one key in common
-//!   ◄─ welcome: HMAC(that key, "listener" ‖ transcript)     the listener knows it too
+//!   hello: versions, role, node, wanted, cluster, life, nonce ─►   checks all but the secret
+//!   ◄─ challenge: version, node, cluster, life, nonce              checks all but the secret
+//!   proof: HMAC(key, "dialler" ‖ transcript) per key ─►            needs one key in common
+//!   ◄─ welcome: HMAC(that key, "listener" ‖ transcript)            the listener knows it too
+//!      or double: the newer life, HMAC(that key, "double" ‖ transcript ‖ it)
 //! ```
+//!
+//! The hello says the newest and the oldest version that the dialler speaks; the listener takes the
+//! newest that both do, and the challenge says which. Without one in common both sides say so.
+//!
+//! A double is a process under a node id of which a newer life is known here (`lives`). Being told
+//! so ends a node, so it is told only under the secret: whoever can merely answer a dial must not
+//! be able to stop one.
 //!
 //! The key is HKDF-SHA-256 of the cluster secret with the info text
 //! `stemedb peer v1`; the transcript is hello and challenge as they were sent,
@@ -35,11 +43,12 @@ use stemedb_types::{ClusterId, DecodeError, Decoder, Encoder, NodeId};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::lives::Life;
 use crate::message::PeerIdentity;
-use crate::mismatch::{Mismatch, REFUSED, read_refusal};
+use crate::mismatch::{Mismatch, REFUSED, Versions, read_refusal};
 
-/// The protocol this build speaks; the only one so far.
-pub const PROTOCOL_VERSION: u8 = 1;
+/// What this build speaks; there is only one version so far.
+pub const VERSIONS: Versions = Versions { oldest: 1, newest: 1 };
 /// Most cluster secrets accepted at once; a rotation needs two.
 pub const SECRETS_MAX: usize = 4;
 
@@ -51,6 +60,8 @@ const HELLO: u8 = 1;
 const CHALLENGE: u8 = 2;
 const PROOF: u8 = 3;
 const WELCOME: u8 = 4;
+// 5 is a refusal.
+const DOUBLE: u8 = 6;
 
 /// 32 random bytes, used once.
 pub(crate) type Nonce = [u8; 32];
@@ -78,13 +89,15 @@ pub(crate) enum Ended {
     Found(Mismatch),
     /// The other side told us.
     Told(Mismatch),
+    /// The listener told the dialler under the secret: it is no stranger's word.
+    Proven(Mismatch),
 }
 
 impl Ended {
     /// What both sides know now.
     pub(crate) fn mismatch(&self) -> &Mismatch {
         match self {
-            Ended::Found(mismatch) | Ended::Told(mismatch) => mismatch,
+            Ended::Found(mismatch) | Ended::Told(mismatch) | Ended::Proven(mismatch) => mismatch,
         }
     }
 }
@@ -129,6 +142,29 @@ fn prove(key: &KeyBlock, side: &[u8], hello: &[u8], challenge: &[u8]) -> Digest3
 
 const DIALLER: &[u8] = b"dialler";
 const LISTENER: &[u8] = b"listener";
+const DOUBLE_OF: &[u8] = b"double";
+
+/// Proves a verdict: that `newer` is a newer life of the dialling node.
+fn prove_double(key: &KeyBlock, hello: &[u8], challenge: &[u8], newer: Life) -> Digest32 {
+    let mut side = Encoder::new();
+    side.raw(DOUBLE_OF);
+    put_life(&mut side, newer);
+    prove(key, side.as_slice(), hello, challenge)
+}
+
+/// That `newer` is a newer life of a node than the one that is refused.
+pub(crate) fn duplicate(node: NodeId, newer: Life) -> Mismatch {
+    Mismatch::Duplicate { node, newer: newer.incarnation }
+}
+
+fn put_life(out: &mut Encoder, life: Life) {
+    out.u64(life.incarnation);
+    out.u128(life.instance);
+}
+
+fn take_life(from: &mut Decoder<'_>) -> Result<Life, DecodeError> {
+    Ok(Life { incarnation: from.u64()?, instance: from.u128()? })
+}
 
 /// Opens a frame of the handshake: the tag wanted, or what came in its place.
 fn open(head: &[u8], wanted: u8) -> Result<Decoder<'_>, Ended> {
@@ -152,32 +188,42 @@ fn check_clusters(dialler: Option<ClusterId>, listener: Option<ClusterId>) -> Re
 /// The dialling side, before the challenge.
 pub(crate) struct Dialler {
     me: PeerIdentity,
+    versions: Versions,
     wanted: Option<NodeId>,
     hello: Vec<u8>,
 }
 
 impl Dialler {
     /// Prepares the hello to `wanted`, or to whoever is there.
-    pub(crate) fn new(me: PeerIdentity, wanted: Option<NodeId>, role: Role, nonce: Nonce) -> Self {
-        Self::with_version(PROTOCOL_VERSION, me, wanted, role, nonce)
+    pub(crate) fn new(
+        me: PeerIdentity,
+        life: Life,
+        wanted: Option<NodeId>,
+        role: Role,
+        nonce: Nonce,
+    ) -> Self {
+        Self::speaking(VERSIONS, me, life, wanted, role, nonce)
     }
 
-    fn with_version(
-        version: u8,
+    fn speaking(
+        versions: Versions,
         me: PeerIdentity,
+        life: Life,
         wanted: Option<NodeId>,
         role: Role,
         nonce: Nonce,
     ) -> Self {
         let mut hello = Encoder::new();
         hello.u8(HELLO);
-        hello.u8(version);
+        hello.u8(versions.newest);
+        hello.u8(versions.oldest);
         hello.u8(role as u8);
         hello.u64(me.node.0);
         hello.option(wanted, |out, node| out.u64(node.0));
         hello.option(me.cluster, |out, cluster| out.u128(cluster.0));
+        put_life(&mut hello, life);
         hello.raw(&nonce);
-        Self { me, wanted, hello: hello.into_vec() }
+        Self { me, versions, wanted, hello: hello.into_vec() }
     }
 
     /// Head of the first frame to send.
@@ -192,15 +238,15 @@ impl Dialler {
         head: &[u8],
     ) -> Result<(Vec<u8>, AwaitWelcome), Ended> {
         let mut from = open(head, CHALLENGE)?;
-        let version = from.u8()?;
-        if version != PROTOCOL_VERSION {
-            let dialler = PROTOCOL_VERSION;
-            return Err(Mismatch::Version { dialler, listener: version }.into());
+        let version = Versions::only(from.u8()?);
+        if self.versions.newest_common(version).is_none() {
+            return Err(Mismatch::Version { dialler: self.versions, listener: version }.into());
         }
         let peer = PeerIdentity {
             node: NodeId(from.u64()?),
             cluster: from.option(|from| from.u128().map(ClusterId))?,
         };
+        let life = take_life(&mut from)?;
         from.raw(32)?;
         from.finish()?;
         self.check(peer)?;
@@ -210,8 +256,8 @@ impl Dialler {
         for key in &keys.0 {
             proof.raw(&prove(key, DIALLER, &self.hello, head));
         }
-        let welcomes = keys.0.iter().map(|key| prove(key, LISTENER, &self.hello, head)).collect();
-        Ok((proof.into_vec(), AwaitWelcome { peer, welcomes }))
+        let (me, hello, challenge) = (self.me.node, self.hello, head.to_vec());
+        Ok((proof.into_vec(), AwaitWelcome { me, peer, life, hello, challenge }))
     }
 
     fn check(&self, peer: PeerIdentity) -> Result<(), Mismatch> {
@@ -227,51 +273,87 @@ impl Dialler {
 
 /// The dialling side, before the welcome.
 pub(crate) struct AwaitWelcome {
+    me: NodeId,
     peer: PeerIdentity,
-    welcomes: Vec<Digest32>,
+    life: Life,
+    hello: Vec<u8>,
+    challenge: Vec<u8>,
 }
 
 impl AwaitWelcome {
-    /// Takes the welcome: the peer is who it says.
-    pub(crate) fn welcomed(self, head: &[u8]) -> Result<PeerIdentity, Ended> {
+    /// Who is dialled; not proven yet.
+    pub(crate) fn peer(&self) -> NodeId {
+        self.peer.node
+    }
+
+    /// Takes the welcome: the peer is who it says, in this life.
+    pub(crate) fn welcomed(self, keys: &Keys, head: &[u8]) -> Result<(PeerIdentity, Life), Ended> {
+        if head.first() == Some(&DOUBLE) {
+            return Err(self.told_double(keys, head));
+        }
         let mut from = open(head, WELCOME)?;
         let given = from.raw(32)?;
         from.finish()?;
-        let known = self.welcomes.iter().any(|wanted| bool::from(wanted.as_slice().ct_eq(given)));
-        if known { Ok(self.peer) } else { Err(Mismatch::Secret.into()) }
+        let known =
+            self.is_proof(keys, given, |key| prove(key, LISTENER, &self.hello, &self.challenge));
+        if known { Ok((self.peer, self.life)) } else { Err(Mismatch::Secret.into()) }
+    }
+
+    fn told_double(&self, keys: &Keys, head: &[u8]) -> Ended {
+        let read = || {
+            let mut from = open(head, DOUBLE)?;
+            let (newer, given) = (take_life(&mut from)?, from.raw(32)?);
+            from.finish()?;
+            let known = self.is_proof(keys, given, |key| {
+                prove_double(key, &self.hello, &self.challenge, newer)
+            });
+            if known { Ok(newer) } else { Err(Ended::from(Mismatch::Secret)) }
+        };
+        match read() {
+            Ok(newer) => Ended::Proven(duplicate(self.me, newer)),
+            Err(ended) => ended,
+        }
+    }
+
+    fn is_proof(&self, keys: &Keys, given: &[u8], wanted: impl Fn(&KeyBlock) -> Digest32) -> bool {
+        keys.0.iter().any(|key| bool::from(wanted(key).as_slice().ct_eq(given)))
     }
 }
 
 /// The listening side, before the hello.
 pub(crate) struct Listener {
     me: PeerIdentity,
+    life: Life,
+    versions: Versions,
     nonce: Nonce,
 }
 
 impl Listener {
     /// Prepares to answer whoever dialled.
-    pub(crate) fn new(me: PeerIdentity, nonce: Nonce) -> Self {
-        Self { me, nonce }
+    pub(crate) fn new(me: PeerIdentity, life: Life, nonce: Nonce) -> Self {
+        Self { me, life, versions: VERSIONS, nonce }
     }
 
     /// Takes the hello; returns the challenge to send and what awaits the proof.
     pub(crate) fn greeted(self, head: &[u8]) -> Result<(Vec<u8>, AwaitProof), Ended> {
         let mut from = open(head, HELLO)?;
-        let version = from.u8()?;
-        if version != PROTOCOL_VERSION {
-            let listener = PROTOCOL_VERSION;
-            return Err(Mismatch::Version { dialler: version, listener }.into());
-        }
+        let newest = from.u8()?;
+        let dialler = Versions { newest, oldest: from.u8()? };
+        let Some(version) = self.versions.newest_common(dialler) else {
+            return Err(Mismatch::Version { dialler, listener: self.versions }.into());
+        };
         let role = read_role(&mut from)?;
         let node = NodeId(from.u64()?);
         let wanted = from.option(|from| from.u64().map(NodeId))?;
         let cluster = from.option(|from| from.u128().map(ClusterId))?;
+        let life = take_life(&mut from)?;
         from.raw(32)?;
         from.finish()?;
         let peer = PeerIdentity { node, cluster };
         self.check(peer, wanted)?;
-        let challenge = self.challenge();
-        let next = AwaitProof { peer, role, hello: head.to_vec(), challenge: challenge.clone() };
+        let challenge = self.challenge(version);
+        let hello = head.to_vec();
+        let next = AwaitProof { peer, life, role, hello, challenge: challenge.clone() };
         Ok((challenge, next))
     }
 
@@ -285,12 +367,13 @@ impl Listener {
         check_clusters(peer.cluster, self.me.cluster)
     }
 
-    fn challenge(&self) -> Vec<u8> {
+    fn challenge(&self, version: u8) -> Vec<u8> {
         let mut out = Encoder::new();
         out.u8(CHALLENGE);
-        out.u8(PROTOCOL_VERSION);
+        out.u8(version);
         out.u64(self.me.node.0);
         out.option(self.me.cluster, |out, cluster| out.u128(cluster.0));
+        put_life(&mut out, self.life);
         out.raw(&self.nonce);
         out.into_vec()
     }
@@ -310,18 +393,15 @@ fn read_role(from: &mut Decoder<'_>) -> Result<Role, DecodeError> {
 #[derive(Debug)]
 pub(crate) struct AwaitProof {
     peer: PeerIdentity,
+    life: Life,
     role: Role,
     hello: Vec<u8>,
     challenge: Vec<u8>,
 }
 
 impl AwaitProof {
-    /// Takes the proof; returns the welcome to send, who it is and what it wants.
-    pub(crate) fn proven(
-        self,
-        keys: &Keys,
-        head: &[u8],
-    ) -> Result<(Vec<u8>, PeerIdentity, Role), Ended> {
+    /// Takes the proof: who dialled is who it says.
+    pub(crate) fn proven<'k>(self, keys: &'k Keys, head: &[u8]) -> Result<Proven<'k>, Ended> {
         let mut from = open(head, PROOF)?;
         let count = from.length(32)?;
         if count > SECRETS_MAX {
@@ -335,10 +415,43 @@ impl AwaitProof {
             given.iter().any(|given| bool::from(wanted.as_slice().ct_eq(given)))
         };
         let Some(key) = keys.0.iter().find(matches) else { return Err(Mismatch::Secret.into()) };
-        let mut welcome = Encoder::new();
-        welcome.u8(WELCOME);
-        welcome.raw(&prove(key, LISTENER, &self.hello, &self.challenge));
-        Ok((welcome.into_vec(), self.peer, self.role))
+        Ok(Proven { shaken: self, key })
+    }
+}
+
+/// The listening side, once it knows who dialled and has only to say its own.
+pub(crate) struct Proven<'k> {
+    shaken: AwaitProof,
+    key: &'k KeyBlock,
+}
+
+impl Proven<'_> {
+    /// Who dialled, in which of its lives.
+    pub(crate) fn peer(&self) -> (PeerIdentity, Life) {
+        (self.shaken.peer, self.shaken.life)
+    }
+
+    /// What the connection is for.
+    pub(crate) fn role(&self) -> Role {
+        self.shaken.role
+    }
+
+    /// The last step if it may come in.
+    pub(crate) fn welcome(&self) -> Vec<u8> {
+        let mut out = Encoder::new();
+        out.u8(WELCOME);
+        out.raw(&prove(self.key, LISTENER, &self.shaken.hello, &self.shaken.challenge));
+        out.into_vec()
+    }
+
+    /// The last step if a newer life of that node is here.
+    pub(crate) fn double(&self, newer: Life) -> Vec<u8> {
+        let AwaitProof { hello, challenge, .. } = &self.shaken;
+        let mut out = Encoder::new();
+        out.u8(DOUBLE);
+        put_life(&mut out, newer);
+        out.raw(&prove_double(self.key, hello, challenge, newer));
+        out.into_vec()
     }
 }
 

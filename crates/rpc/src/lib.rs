@@ -46,6 +46,7 @@
 //! | `plane` | the address book and what callers call |
 //! | `message`, `error`, `limits` | the words: what travels, what became of it, how much |
 //! | `handshake`, `mismatch` | who is there, and why not; pure |
+//! | `lives` | which process goes by a node's id: of two at once, one is a copy |
 //! | `frame`, `lanes`, `pending`, `backoff` | encoding, queueing, waiting; pure |
 //! | `wire` | the compiled proto and the bounds of its decoder |
 //! | `session`, `outlet`, `link`, `dial` | the asking side: queue, connection, its keeper |
@@ -64,6 +65,7 @@ mod handshake;
 mod lanes;
 mod limits;
 mod link;
+mod lives;
 mod local;
 mod message;
 mod mismatch;
@@ -77,12 +79,13 @@ mod wire;
 
 pub use answers::Reply;
 pub use error::{Down, Error, Link, NotSent, StartError, Unknown};
-pub use handshake::{PROTOCOL_VERSION, SECRETS_MAX};
+pub use handshake::{SECRETS_MAX, VERSIONS};
 pub use limits::{
     BULK_PAYLOAD_BYTES, CHUNK_BYTES_MAX, Limits, PAYLOAD_BYTES_MAX, REFUSAL_TEXT_BYTES_MAX,
 };
+pub use lives::TurnedAway;
 pub use message::{Envelope, Lane, PeerIdentity, Refusal};
-pub use mismatch::Mismatch;
+pub use mismatch::{Mismatch, Versions};
 pub use pending::OnAnswer;
 pub use plane::{Plane, PlaneOptions};
 pub use server::Handler;

@@ -109,7 +109,10 @@ impl Keeper {
             backoff.reset();
             self.outlet.opened(session.clone());
             self.rise();
-            hear(&session, &mut opened.incoming).await
+            tokio::select! {
+                why = hear(&session, &mut opened.incoming) => why,
+                () = opened.lease.outlived() => outlived(),
+            }
         };
         tokio::select! {
             why = talk => why,
@@ -150,6 +153,11 @@ impl Keeper {
             *link = Link::Down { since, why: why.clone() };
         });
     }
+}
+
+/// Why a connection to a peer ends of which another process is here now.
+pub(crate) fn outlived() -> Down {
+    Down::Lost("a newer life of that node has come".to_owned())
 }
 
 /// Brings answers to their callers until the connection ends; returns why it did.

@@ -2,23 +2,51 @@
 
 use stemedb_types::{ClusterId, DecodeError, Decoder, Encoder, NodeId};
 
-use crate::handshake::PROTOCOL_VERSION;
+use crate::handshake::VERSIONS;
 
 /// Tag of a refusal among the frames of a handshake.
 pub(crate) const REFUSED: u8 = 5;
 /// Longest free text of a refusal, in bytes, so that it fits a frame of the handshake.
 const TEXT_BYTES_MAX: usize = 512;
 
+/// Versions of the peer protocol, from the oldest to the newest that a node speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versions {
+    /// The first.
+    pub oldest: u8,
+    /// The last.
+    pub newest: u8,
+}
+
+impl Versions {
+    pub(crate) fn only(version: u8) -> Self {
+        Self { oldest: version, newest: version }
+    }
+
+    /// The newest that both speak.
+    pub(crate) fn newest_common(self, other: Self) -> Option<u8> {
+        let newest = self.newest.min(other.newest);
+        (newest >= self.oldest.max(other.oldest)).then_some(newest)
+    }
+}
+
+impl std::fmt::Display for Versions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { oldest, newest } = self;
+        if oldest == newest { write!(f, "{newest}") } else { write!(f, "{oldest} to {newest}") }
+    }
+}
+
 /// Why two nodes don't talk. Both sides report the same value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
-    /// They speak different versions of the protocol.
+    /// They speak no version of the protocol in common.
     #[error("the dialling node speaks peer protocol {dialler}, the other one {listener}")]
     Version {
         /// The dialler's.
-        dialler: u8,
+        dialler: Versions,
         /// The listener's.
-        listener: u8,
+        listener: Versions,
     },
     /// No cluster secret in common.
     #[error("the cluster secret is another one")]
@@ -42,6 +70,14 @@ pub enum Mismatch {
     /// A node dialled its own address, or another one goes by its id.
     #[error("the node at that address has this node's own id")]
     SelfDial,
+    /// Another process goes by that node's id, in a newer life: one is a copy of the other.
+    #[error("a newer life of node {node}, {newer}, is there: this is another process under its id")]
+    Duplicate {
+        /// Whose.
+        node: NodeId,
+        /// The newer life's incarnation.
+        newer: u64,
+    },
     /// Not the next step of this handshake.
     #[error("the handshake is malformed: {0}")]
     Malformed(String),
@@ -59,6 +95,7 @@ impl Mismatch {
             Mismatch::Cluster { .. } => "cluster",
             Mismatch::Node { .. } => "node",
             Mismatch::SelfDial => "self",
+            Mismatch::Duplicate { .. } => "duplicate",
             Mismatch::Malformed(_) => "malformed",
             Mismatch::Timeout => "timeout",
         }
@@ -75,12 +112,14 @@ impl From<DecodeError> for Mismatch {
 pub(crate) fn refusal(mismatch: &Mismatch) -> Vec<u8> {
     let mut out = Encoder::new();
     out.u8(REFUSED);
-    out.u8(PROTOCOL_VERSION);
+    out.u8(VERSIONS.newest);
     match mismatch {
         Mismatch::Version { dialler, listener } => {
             out.u8(1);
-            out.u8(*dialler);
-            out.u8(*listener);
+            for side in [dialler, listener] {
+                out.u8(side.newest);
+                out.u8(side.oldest);
+            }
         }
         Mismatch::Secret => out.u8(2),
         Mismatch::Cluster { dialler, listener } => {
@@ -99,6 +138,11 @@ pub(crate) fn refusal(mismatch: &Mismatch) -> Vec<u8> {
             out.text(cut(text, TEXT_BYTES_MAX));
         }
         Mismatch::Timeout => out.u8(7),
+        Mismatch::Duplicate { node, newer } => {
+            out.u8(8);
+            out.u64(node.0);
+            out.u64(*newer);
+        }
     }
     out.into_vec()
 }
@@ -108,7 +152,7 @@ pub(crate) fn read_refusal(mut from: Decoder<'_>) -> Result<Mismatch, DecodeErro
     // A later version may refuse for reasons of its own; the first ones stay as they are.
     from.u8()?;
     Ok(match from.u8()? {
-        1 => Mismatch::Version { dialler: from.u8()?, listener: from.u8()? },
+        1 => Mismatch::Version { dialler: versions(&mut from)?, listener: versions(&mut from)? },
         2 => Mismatch::Secret,
         3 => Mismatch::Cluster {
             dialler: ClusterId(from.u128()?),
@@ -118,8 +162,13 @@ pub(crate) fn read_refusal(mut from: Decoder<'_>) -> Result<Mismatch, DecodeErro
         5 => Mismatch::SelfDial,
         6 => Mismatch::Malformed(from.text("a refusal")?.to_owned()),
         7 => Mismatch::Timeout,
+        8 => Mismatch::Duplicate { node: NodeId(from.u64()?), newer: from.u64()? },
         code => Mismatch::Malformed(format!("refused for reason {code}, unknown to this build")),
     })
+}
+
+fn versions(from: &mut Decoder<'_>) -> Result<Versions, DecodeError> {
+    Ok(Versions { newest: from.u8()?, oldest: from.u8()? })
 }
 
 /// The longest prefix of `text` of at most `bytes_max` bytes that ends between characters.
@@ -134,7 +183,11 @@ mod tests {
     #[test]
     fn the_other_side_reads_the_reason_that_was_given() {
         let reasons = [
-            Mismatch::Version { dialler: 2, listener: 1 },
+            Mismatch::Version {
+                dialler: Versions { oldest: 2, newest: 3 },
+                listener: Versions::only(1),
+            },
+            Mismatch::Duplicate { node: NodeId(5), newer: 7 },
             Mismatch::Secret,
             Mismatch::Cluster { dialler: ClusterId(1), listener: ClusterId(2) },
             Mismatch::Node { wanted: NodeId(3), found: NodeId(4) },
@@ -146,6 +199,27 @@ mod tests {
             let head = refusal(&reason);
             assert_eq!(head.first(), Some(&REFUSED));
             assert_eq!(read_refusal(Decoder::new(&head[1..])), Ok(reason));
+        }
+    }
+
+    #[test]
+    fn the_newest_version_that_both_speak_is_taken() {
+        let table = [
+            ((1, 1), (1, 1), Some(1)),
+            ((1, 3), (2, 5), Some(3)),
+            ((2, 5), (1, 3), Some(3)),
+            ((1, 9), (4, 4), Some(4)),
+            ((1, 1), (2, 3), None),
+            ((4, 6), (1, 3), None),
+            // Junk: the oldest above the newest.
+            ((3, 1), (1, 3), None),
+        ];
+        for ((oldest, newest), (other_oldest, other_newest), common) in table {
+            let (one, other) = (
+                Versions { oldest, newest },
+                Versions { oldest: other_oldest, newest: other_newest },
+            );
+            assert_eq!(one.newest_common(other), common, "{one} and {other}");
         }
     }
 

@@ -27,6 +27,7 @@ use crate::error::{Down, Error, Link, NotSent, StartError, Unknown};
 use crate::handshake::{Keys, Role, SECRETS_MAX};
 use crate::limits::{BULK_PAYLOAD_BYTES, FRAME_BYTES, Limits};
 use crate::link::{Keeper, Target, hear, sweep_deadlines};
+use crate::lives::{Life, Lives, TurnedAway};
 use crate::local::Local;
 use crate::message::{Envelope, Lane, PeerIdentity};
 use crate::outlet::Outlet;
@@ -42,6 +43,9 @@ const BULK_FRAME_BYTES: usize = 1;
 pub struct PlaneOptions {
     /// This node.
     pub node: NodeId,
+    /// What this process started with: above every earlier start of this node, or peers turn it
+    /// away for as long as an earlier one's connections live.
+    pub incarnation: u64,
     /// Its cluster, `None` while blank; see [`Plane::set_cluster`].
     pub cluster: Option<ClusterId>,
     /// The cluster secret, and during a rotation the other valid ones, at most
@@ -49,6 +53,8 @@ pub struct PlaneOptions {
     pub secrets: Vec<Zeroizing<Vec<u8>>>,
     /// Where peers connect. Bound by the caller, so that its port is known before.
     pub listener: std::net::TcpListener,
+    /// Whether peers are answered from the start, or wait in front until [`Plane::open_doors`].
+    pub doors_open: bool,
     /// Who answers peers.
     pub handler: Arc<dyn Handler>,
     /// Bounds and times.
@@ -82,11 +88,17 @@ impl Plane {
         options.listener.set_nonblocking(true)?;
         let address = options.listener.local_addr()?;
         let listener = TcpListener::from_std(options.listener)?;
+        let chance = Chance::new(options.seed);
+        let life = Life { incarnation: options.incarnation, instance: chance.draw() };
         let local = Arc::new(Local {
             node: options.node,
+            life,
+            lives: Lives::default(),
+            turned_away: watch::Sender::new(None),
+            doors: watch::Sender::new(options.doors_open),
             keys: Keys::new(&options.secrets),
             limits: options.limits,
-            chance: Chance::new(options.seed),
+            chance,
             cluster: watch::Sender::new(options.cluster),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -98,6 +110,17 @@ impl Plane {
     /// Where this plane listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Answers peers from now on. Before that whoever dials waits for the handshake.
+    pub fn open_doors(&self) {
+        self.local.doors.send_replace(true);
+    }
+
+    /// That peers turn this process away for another one under its id, with whom it would vote as
+    /// one: proven, and never the word of a stranger. The last time stays.
+    pub fn turned_away(&self) -> Option<TurnedAway> {
+        *self.local.turned_away.borrow()
     }
 
     /// This node belongs to a cluster now. Every connection made as something else, either way,
@@ -271,9 +294,7 @@ impl Plane {
     /// A number by chance that nobody can guess and no other call gets: to name something in the
     /// cluster.
     pub fn draw(&self) -> u128 {
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&self.local.chance.nonce()[..16]);
-        u128::from_le_bytes(bytes)
+        self.local.chance.draw()
     }
 
     /// Stops: no more connections either way, answers owed may still leave for the drain time,

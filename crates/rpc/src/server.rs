@@ -27,11 +27,12 @@ use crate::answers::{Answering, Answers, Reply};
 use crate::dial::{step, text};
 use crate::door::{Admission, guests};
 use crate::frame::{Content, Message, read};
-use crate::handshake::{Ended, Listener, Role};
+use crate::handshake::{Ended, Listener, Role, duplicate};
 use crate::limits::{
     CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HTTP2_FRAME_BYTES, STREAM_WINDOW_BYTES,
     STREAMS_PER_CONNECTION_MAX,
 };
+use crate::lives::Lease;
 use crate::local::Local;
 use crate::message::{Envelope, PeerIdentity, Refusal};
 use crate::mismatch::{Mismatch, refusal};
@@ -146,15 +147,19 @@ impl Inbound {
         steps: mpsc::Sender<Frame>,
         admission: Option<Admission>,
     ) {
-        let me = self.local.identity();
         let patience = self.local.limits.handshake_timeout;
-        let shaken = timeout(patience, shake(&self.local, me, &mut incoming, &steps)).await;
+        let shaking = async {
+            self.local.doors_open().await;
+            let me = self.local.identity();
+            shake(&self.local, me, &mut incoming, &steps).await.map(|guest| (me, guest))
+        };
+        let shaken = timeout(patience, shaking).await;
         let ended = match shaken.unwrap_or(Err(Ended::Found(Mismatch::Timeout))) {
-            Ok((peer, role)) => {
+            Ok((me, guest)) => {
                 // The response's stream goes on to the answers when the steps are over.
                 drop(steps);
                 admission.iter().for_each(Admission::grant);
-                return self.serve(me.cluster, peer, role, incoming).await;
+                return self.serve(me.cluster, guest, incoming).await;
             }
             Err(ended) => ended,
         };
@@ -166,13 +171,8 @@ impl Inbound {
         }
     }
 
-    async fn serve(
-        self,
-        made_as: Option<ClusterId>,
-        peer: PeerIdentity,
-        role: Role,
-        mut incoming: Streaming<Frame>,
-    ) {
+    async fn serve(self, made_as: Option<ClusterId>, guest: Guest, mut incoming: Streaming<Frame>) {
+        let Guest { peer, role, lease } = guest;
         let work = async {
             match role {
                 Role::Main | Role::Bulk | Role::Once => {
@@ -184,6 +184,7 @@ impl Inbound {
         let over = tokio::select! {
             biased;
             () = self.local.outlived(made_as) => Over::Drain,
+            () = lease.outlived() => Over::Broken("a newer life of that node has come".to_owned()),
             over = work => over,
         };
         match over {
@@ -232,21 +233,37 @@ impl Inbound {
     }
 }
 
+/// A peer that was let in.
+struct Guest {
+    peer: PeerIdentity,
+    role: Role,
+    lease: Lease,
+}
+
 /// The listener's side of the handshake, frame by frame.
 async fn shake(
     local: &Local,
     me: PeerIdentity,
     incoming: &mut Streaming<Frame>,
     steps: &mpsc::Sender<Frame>,
-) -> Result<(PeerIdentity, Role), Ended> {
+) -> Result<Guest, Ended> {
     let hello = next_step(incoming).await?;
-    let listener = Listener::new(me, local.chance.nonce());
+    let listener = Listener::new(me, local.life, local.chance.nonce());
     let (challenge, await_proof) = listener.greeted(&hello.head)?;
     let _ = steps.send(step(challenge)).await;
     let proof = next_step(incoming).await?;
-    let (welcome, peer, role) = await_proof.proven(&local.keys, &proof.head)?;
-    let _ = steps.send(step(welcome)).await;
-    Ok((peer, role))
+    let proven = await_proof.proven(&local.keys, &proof.head)?;
+    let (peer, life) = proven.peer();
+    match local.lives.admit(peer.node, life) {
+        Ok(lease) => {
+            let _ = steps.send(step(proven.welcome())).await;
+            Ok(Guest { peer, role: proven.role(), lease })
+        }
+        Err(newer) => {
+            let _ = steps.send(step(proven.double(newer))).await;
+            Err(Ended::Proven(duplicate(peer.node, newer)))
+        }
+    }
 }
 
 async fn next_step(incoming: &mut Streaming<Frame>) -> Result<Frame, Ended> {

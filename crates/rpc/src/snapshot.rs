@@ -25,6 +25,7 @@ use crate::dial::{Call, open, text};
 use crate::error::{Down, Error, NotSent, Unknown};
 use crate::frame::{Answer, Content, FrameBuilder, Message, chunk, end, read};
 use crate::limits::{CHUNK_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use crate::link::outlived;
 use crate::local::Local;
 use crate::message::{Envelope, Lane};
 use crate::wire::Frame;
@@ -125,6 +126,7 @@ pub(crate) async fn send(
     tokio::select! {
         biased;
         () = local.outlived(call.cluster) => Err(Error::Unknown(Unknown::Down(Down::Superseded))),
+        () = opened.lease.outlived() => Err(Error::Unknown(Unknown::Down(outlived()))),
         answer = hear(&mut opened.incoming) => answer,
         error = feed(&frames, header, chunks) => Err(Error::Unknown(Unknown::Source(error))),
     }

@@ -81,6 +81,48 @@ async fn a_node_that_dials_itself_finds_out() {
     assert_eq!(asked, Err(Error::NotSent(NotSent::Down(itself))));
 }
 
+/// Two processes under one id, as from a copied data directory.
+#[tokio::test]
+async fn of_two_processes_under_one_id_the_older_life_is_turned_away_until_the_newer_is_gone() {
+    let life = |incarnation| Setup { incarnation: Some(incarnation), ..Setup::new(1) }.start();
+    let b = Setup::new(2).start();
+    let first = life(5);
+    let mut to_b = connect(&first, &b, 2).await;
+    let mut to_one = connect(&b, &first, 1).await;
+    assert_eq!(first.turned_away(), None);
+
+    // It may be the same node, started again: what is left of its last life is closed.
+    let second = life(6);
+    connect(&second, &b, 2).await;
+    let duplicate = || Mismatch::Duplicate { node: NodeId(1), newer: 6 };
+    until(&mut to_b, refused(duplicate())).await;
+    // Nor does anybody dial it any more.
+    until(&mut to_one, refused(duplicate())).await;
+    assert_eq!(first.turned_away().map(|away| away.by), Some(NodeId(2)));
+    assert_eq!(second.turned_away(), None);
+    connect(&b, &second, 1).await;
+
+    // An even older one disturbs nobody.
+    let third = life(4);
+    third.set_address(NodeId(2), b.address());
+    until(&mut third.link(NodeId(2)), refused(duplicate())).await;
+    assert!(second.link(NodeId(2)).borrow().is_up());
+
+    second.shutdown().await;
+    until(&mut to_b, Link::is_up).await;
+}
+
+#[tokio::test]
+async fn whoever_has_not_opened_its_doors_answers_nobody() {
+    let limits = Limits { handshake_timeout: Duration::from_millis(100), ..Limits::default() };
+    let a = Setup { limits, ..Setup::new(1) }.start();
+    let b = Setup { doors_open: false, ..Setup::new(2) }.start();
+    a.set_address(NodeId(2), b.address());
+    until(&mut a.link(NodeId(2)), refused(Mismatch::Timeout)).await;
+    b.open_doors();
+    until(&mut a.link(NodeId(2)), Link::is_up).await;
+}
+
 #[tokio::test]
 async fn one_question_needs_no_address_book() {
     let a = Setup { cluster: None, ..Setup::new(1) }.start();
@@ -96,6 +138,8 @@ async fn one_question_needs_no_address_book() {
 async fn more_secrets_than_a_rotation_needs_are_refused() {
     let started = stemedb_rpc::Plane::start(stemedb_rpc::PlaneOptions {
         node: NodeId(1),
+        incarnation: 1,
+        doors_open: true,
         cluster: None,
         secrets: vec![Default::default(); 5],
         listener: local_listener(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rand::RngExt;
-use stemedb_membership::Members;
+use stemedb_membership::{Member, Members};
 use stemedb_rpc::{Envelope, Refusal};
 use stemedb_types::{ClusterId, GroupId, NodeId, ReplicaId};
 use tokio::time::{Instant, timeout};
@@ -124,10 +124,23 @@ async fn wait_for_news(core: &Core) {
     let _ = timeout(STEP_INTERVAL, news).await;
 }
 
-/// Where gossip hears a node's peer plane.
-pub(crate) fn heard_at(core: &Core, node: NodeId) -> Option<SocketAddr> {
-    let members = core.gossip.as_ref()?.members().borrow().clone();
-    members.get(node).map(|member| member.grpc)
+/// Where a node's peer plane is, as far as this node knows. `registered` is what the registry says.
+pub(crate) fn address_of(
+    core: &Core,
+    node: NodeId,
+    registered: Option<&str>,
+) -> Option<SocketAddr> {
+    let members = core.gossip.as_ref().map(|gossip| gossip.members().borrow().clone());
+    pick_address(members.as_ref().and_then(|members| members.get(node)), registered)
+}
+
+/// Gossip knows first where a living node is. Of one that is down it tells where it was, for an
+/// hour: a node that came back elsewhere is registered there, while gossip may not have met it yet.
+/// (Names in the registry are for gossip, which resolves them again and again.)
+fn pick_address(heard: Option<&Member>, registered: Option<&str>) -> Option<SocketAddr> {
+    let living = heard.filter(|member| member.is_active()).map(|member| member.grpc);
+    let registered = registered.and_then(|address| address.parse().ok());
+    living.or(registered).or(heard.map(|member| member.grpc))
 }
 
 /// Why a question of founding or joining has no answer.
@@ -155,8 +168,10 @@ async fn ask_once(
     payload: Vec<u8>,
 ) -> Result<Bytes, Unasked> {
     let failed = |why: String| Unasked::Failed(why);
-    let address =
-        heard_at(core, node).ok_or_else(|| failed(format!("for node {node} to be heard")))?;
+    let state = core.meta.load();
+    let registered = state.nodes.get(&node).map(|node| node.addresses.grpc.as_str());
+    let address = address_of(core, node, registered)
+        .ok_or_else(|| failed(format!("for node {node} to be heard")))?;
     let nobody = ReplicaId(0);
     let payload = Bytes::from(payload);
     let message = Envelope { group: GroupId::META, from: nobody, to: nobody, kind, payload };
@@ -325,4 +340,40 @@ async fn become_member(
         gossip.set_cluster(cluster).await.map_err(|cause| cause.to_string())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use stemedb_membership::MemberState;
+
+    use super::*;
+
+    #[test]
+    fn gossip_says_where_a_living_node_is_and_the_registry_where_one_that_is_down_has_gone() {
+        let member = |state| Member {
+            node: NodeId(7),
+            incarnation: 1,
+            cluster: None,
+            gossip: "10.0.0.1:18183".parse().unwrap(),
+            grpc: "10.0.0.1:18182".parse().unwrap(),
+            state,
+        };
+        let (heard, registered) = ("10.0.0.1:18182", "10.0.0.2:18182");
+        let table = [
+            // heard as, registered at, dialled
+            (Some(MemberState::Alive), Some(registered), Some(heard)),
+            (Some(MemberState::Suspect), Some(registered), Some(heard)),
+            (Some(MemberState::Down), Some(registered), Some(registered)),
+            (Some(MemberState::Down), Some("a-name:18182"), Some(heard)),
+            (Some(MemberState::Down), None, Some(heard)),
+            (None, Some(registered), Some(registered)),
+            (None, Some("a-name:18182"), None),
+            (None, None, None),
+        ];
+        for (state, registered, dialled) in table {
+            let picked = pick_address(state.map(member).as_ref(), registered);
+            let dialled = dialled.map(|address| address.parse().unwrap());
+            assert_eq!(picked, dialled, "{state:?} {registered:?}");
+        }
+    }
 }

@@ -8,7 +8,6 @@
 //! ends its groups and its ports.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::auth::{hash_of, is_key, make_key};
 use crate::core::{Core, Phase, now_ms};
-use crate::entering::{enter_a_cluster, heard_at};
+use crate::entering::{address_of, enter_a_cluster};
 use crate::founding::Proposal;
 use crate::moving::{step_to, take};
 use crate::options::{Auth, Fatal};
@@ -81,6 +80,10 @@ async fn live_on(core: &Arc<Core>) -> Result<(), Fatal> {
         enter_a_cluster(core).await?;
     } else {
         refuse_a_double(core).await?;
+    }
+    // Before any address is known: nobody is dialled earlier either.
+    if let Ok(plane) = core.plane() {
+        plane.open_doors();
     }
     let meta = open_meta(core).await?;
     core.turn(Phase::Member);
@@ -181,17 +184,11 @@ impl Core {
 fn know_addresses<'n>(core: &Core, nodes: impl Iterator<Item = &'n stemedb_machine::meta::Node>) {
     let Ok(plane) = core.plane() else { return };
     for node in nodes.filter(|node| node.id != core.node) {
-        let heard = heard_at(core, node.id);
-        match heard.or_else(|| resolve(&node.addresses.grpc)) {
+        match address_of(core, node.id, Some(&node.addresses.grpc)) {
             Some(address) => plane.set_address(node.id, address),
             None => tracing::warn!(node = %node.id, at = node.addresses.grpc, "no usable address"),
         }
     }
-}
-
-/// An address as it stands; names are for gossip, which resolves them again and again.
-fn resolve(address: &str) -> Option<SocketAddr> {
-    address.parse().ok()
 }
 
 /// Keeps the node in line with the meta state for as long as it lives.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use stemedb_engine::Health;
 use stemedb_raft::wal::StreamId;
 use stemedb_raft::{Damage, Leadership, Part};
-use stemedb_types::GroupId;
+use stemedb_rpc::TurnedAway;
+use stemedb_types::{GroupId, NodeId};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::core::{Core, locked};
@@ -24,6 +25,9 @@ const FLUSH_BYTES: u64 = 16 << 20;
 const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(10);
 /// Of two living processes under one id the one that is younger than this ends: it is the copy.
 const NEWCOMER_FOR: Duration = Duration::from_secs(10);
+/// A node that peers turn away for this long, because of a newer life of it, ends. Longer than a copy
+/// that has just started takes to end by itself: then this one goes on.
+const TURNED_AWAY_MAX: Duration = Duration::from_secs(12);
 /// How long the meta quorum has for one answer.
 const HEAR_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -48,9 +52,14 @@ pub(crate) async fn monitor(core: Arc<Core>) {
         }
         show_gauges(&core);
         if begun.elapsed() < NEWCOMER_FOR
-            && let Some(why) = core.double()
+            && let Some(why) = core.double_heard()
         {
             core.fail(Fatal::Setting(why));
+        }
+        if let Some(away) = core.turned_away()
+            && away.last - away.since >= TURNED_AWAY_MAX
+        {
+            core.fail(Fatal::Setting(turned_away_by(core.node, away)));
         }
         save_incarnation(&core);
         if core.quarantine.is_unsaved()
@@ -109,9 +118,29 @@ async fn listen_for_the_meta_quorum(core: &Core) {
     }
 }
 
+/// What a node says that peers turn away.
+fn turned_away_by(node: NodeId, away: TurnedAway) -> String {
+    format!(
+        "duplicate-id: node {} turns this node away, for another process goes by its id, {node}, that \
+         started later: its directories are copies of this one's, or the other way round; one of the \
+         two has to be stopped",
+        away.by
+    )
+}
+
 impl Core {
+    /// That peers turn this node away as the older one of two, if they do now.
+    fn turned_away(&self) -> Option<TurnedAway> {
+        self.plane().ok()?.turned_away().filter(TurnedAway::is_fresh)
+    }
+
     /// That another process was seen alive under this node's id, if so.
     pub(crate) fn double(&self) -> Option<String> {
+        self.double_heard().or_else(|| Some(turned_away_by(self.node, self.turned_away()?)))
+    }
+
+    /// That gossip shows one.
+    fn double_heard(&self) -> Option<String> {
         let double = self.gossip.as_ref()?.members().borrow().double?;
         Some(format!(
             "duplicate-id: another process goes by the id of this node, {}, at {}: its directories are \

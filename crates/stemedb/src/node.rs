@@ -175,6 +175,9 @@ impl Node {
         }));
         let plane = Plane::start(PlaneOptions {
             node: known.node,
+            incarnation,
+            // A member listens for a copy of itself first: met by peers, one of the two would end.
+            doors_open: known.cluster.is_none(),
             cluster: known.cluster,
             secrets: options.secrets,
             listener,

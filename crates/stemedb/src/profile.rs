@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use stemedb_machine::meta::{MetaState, Node, NodeAddresses};
 use stemedb_membership::{Member, Profile};
-use stemedb_rpc::PROTOCOL_VERSION;
+use stemedb_rpc::VERSIONS;
 use stemedb_types::NodeId;
 
 use crate::core::Core;
@@ -23,8 +23,8 @@ pub(crate) fn own_profile(zone: &str, weight: u8, addresses: &NodeAddresses) -> 
         zone: zone.to_owned(),
         weight,
         version: VERSION.to_owned(),
-        protocol_min: u16::from(PROTOCOL_VERSION),
-        protocol_max: u16::from(PROTOCOL_VERSION),
+        protocol_min: u16::from(VERSIONS.oldest),
+        protocol_max: u16::from(VERSIONS.newest),
         http_port: port_of(&addresses.http),
         gateway_port: port_of(&addresses.gateway),
     }

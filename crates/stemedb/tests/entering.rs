@@ -4,13 +4,20 @@
 
 mod common;
 
+use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use common::damage::copy;
 use common::{
     PATIENCE, cluster, one_cluster, places, ready, start, start_again, start_with, stop, until,
 };
+use futures_util::future::BoxFuture;
 use stemedb::{Fatal, Front, NodeOptions};
+use stemedb_rpc::{
+    Envelope, Handler, Limits, PeerIdentity, Plane, PlaneOptions, Refusal, Reply, SnapshotChunks,
+};
 use zeroize::Zeroizing;
 
 fn joiner(options: &mut NodeOptions) {
@@ -119,6 +126,60 @@ async fn a_copy_of_a_living_node_ends_and_says_why_and_the_others_serve_on() {
     bucket.put("k", "v").await.unwrap();
     assert_eq!(nodes[0].status().members.len(), 3);
     stop(nodes).await;
+}
+
+/// A process under this node's id that gossip never shows: only the peers can tell.
+#[tokio::test]
+async fn an_older_life_that_peers_turn_away_ends_whatever_its_age() {
+    let places = places(3);
+    let nodes = cluster(&places, |_| {}).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let cluster = nodes[2].status().cluster;
+    let newer = Plane::start(PlaneOptions {
+        node: nodes[2].id(),
+        incarnation: u64::MAX,
+        doors_open: true,
+        cluster,
+        secrets: vec![Zeroizing::new(common::SECRET.to_vec())],
+        listener: TcpListener::bind("127.0.0.1:0").unwrap(),
+        handler: Arc::new(Deaf),
+        limits: Limits::default(),
+        seed: [7; 32],
+    })
+    .unwrap();
+    for number in 0..2 {
+        newer.set_address(nodes[number].id(), places[number].grpc);
+    }
+    let mut fatal = nodes[2].fatal();
+    let found = tokio::time::timeout(PATIENCE, fatal.wait_for(Option::is_some)).await;
+    let why = found.expect("in time").unwrap().clone();
+    assert!(
+        matches!(&why, Some(Fatal::Setting(text)) if text.starts_with("duplicate-id: node ")),
+        "{why:?}"
+    );
+    assert!(nodes[0].fatal().borrow().is_none() && nodes[1].fatal().borrow().is_none());
+    let bucket = nodes[0].bucket("demo", "b").await.unwrap();
+    bucket.put("k", "v").await.unwrap();
+    newer.shutdown().await;
+    stop(nodes).await;
+}
+
+/// Answers nobody, and is part of nothing.
+struct Deaf;
+
+impl Handler for Deaf {
+    fn handle(&self, _: PeerIdentity, _: Envelope, reply: Reply) {
+        drop(reply);
+    }
+
+    fn handle_snapshot(
+        &self,
+        _: PeerIdentity,
+        _: Envelope,
+        _: SnapshotChunks,
+    ) -> BoxFuture<'static, Result<Bytes, Refusal>> {
+        Box::pin(async { Err(Refusal::new(1, "deaf")) })
+    }
 }
 
 #[tokio::test]

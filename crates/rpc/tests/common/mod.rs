@@ -78,8 +78,11 @@ pub fn local_listener() -> TcpListener {
 
 pub struct Setup {
     pub node: u64,
+    /// `None`: above that of every plane started before.
+    pub incarnation: Option<u64>,
     pub cluster: Option<ClusterId>,
     pub secrets: Vec<&'static str>,
+    pub doors_open: bool,
     pub limits: Limits,
     pub listener: TcpListener,
     pub handler: Arc<dyn Handler>,
@@ -89,8 +92,10 @@ impl Setup {
     pub fn new(node: u64) -> Self {
         Setup {
             node,
+            incarnation: None,
             cluster: CLUSTER,
             secrets: vec![SECRET],
+            doors_open: true,
             limits: Limits::default(),
             listener: local_listener(),
             handler: echo(),
@@ -104,9 +109,12 @@ impl Setup {
     pub fn start(self) -> Plane {
         static STARTS: AtomicU64 = AtomicU64::new(1);
         let mut seed = [0; 32];
-        seed[..8].copy_from_slice(&STARTS.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+        let starts = STARTS.fetch_add(1, Ordering::Relaxed);
+        seed[..8].copy_from_slice(&starts.to_le_bytes());
         Plane::start(PlaneOptions {
             node: NodeId(self.node),
+            incarnation: self.incarnation.unwrap_or(starts),
+            doors_open: self.doors_open,
             cluster: self.cluster,
             secrets: self.secrets.iter().map(|s| Zeroizing::new(s.as_bytes().to_vec())).collect(),
             listener: self.listener,
