@@ -131,9 +131,8 @@ fn check_shares_and_fewest(world: &World, members: &[Member], voters: usize, pla
             assert!(within, "shard {number} in zone {zone}: {count} is not in {bounds:?}");
         }
     }
-    let is_new = |shard: usize, holder: usize| {
-        i64::from(!held_by(&world.layout, shard, cast.nodes[holder]))
-    };
+    let is_new =
+        |shard: usize, holder: usize| i64::from(!held_by(&world.layout, shard, cast.nodes[holder]));
     let cycle = cheaper_cycle(&cast.holders, &shares, &chosen, is_new);
     assert_eq!(cycle, None, "there is a layout within the bounds with fewer moves");
 }
@@ -169,9 +168,7 @@ impl Residual {
                     last = Some(to);
                 }
             }
-            if last.is_none() {
-                return None;
-            }
+            last?;
         }
         last
     }
@@ -181,7 +178,7 @@ impl Residual {
 /// has a vertex, one for each zone, and its replicas flow over these to the nodes and into the sink.
 /// (The source is left out: what a shard sends is given.)
 fn cheaper_cycle(
-    holders: &[share::Holder],
+    holders: &[Holder],
     shares: &share::Shares,
     chosen: &[Vec<bool>],
     is_new: impl Fn(usize, usize) -> i64,
@@ -299,7 +296,7 @@ fn check_even(members: &[Member], loads: &BTreeMap<NodeId, u64>, layout: &Layout
 /// The certificate itself can fail: a layout that moved one replica too many is told from one that did not.
 #[test]
 fn a_move_that_was_not_needed_is_a_cheaper_cycle() {
-    let holders = [share::Holder { zone: 0, weight: 1, full: false }; 4];
+    let holders = [Holder { zone: 0, weight: 1, full: false }; 4];
     let shares = share::shares(&holders, 1, 2, 2);
     let before = [[true, true, false, false], [false, false, true, true]];
     let cycle = |chosen: [[bool; 4]; 2]| {
