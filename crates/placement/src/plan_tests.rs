@@ -131,9 +131,8 @@ fn check_shares_and_fewest(world: &World, members: &[Member], voters: usize, pla
             assert!(within, "shard {number} in zone {zone}: {count} is not in {bounds:?}");
         }
     }
-    let is_new = |shard: usize, holder: usize| {
-        i64::from(!held_by(&world.layout, shard, cast.nodes[holder]))
-    };
+    let is_new =
+        |shard: usize, holder: usize| i64::from(!held_by(&world.layout, shard, cast.nodes[holder]));
     let cycle = cheaper_cycle(&cast.holders, &shares, &chosen, is_new);
     assert_eq!(cycle, None, "there is a layout within the bounds with fewer moves");
 }
@@ -169,9 +168,7 @@ impl Residual {
                     last = Some(to);
                 }
             }
-            if last.is_none() {
-                return None;
-            }
+            last?;
         }
         last
     }
