@@ -27,7 +27,7 @@ use std::time::Instant;
 
 use foca::{AccumulatingRuntime, Foca, OwnedNotification, State};
 use rand::rngs::StdRng;
-use stemedb_types::ClusterId;
+use stemedb_types::{ClusterId, DecodeError};
 
 use crate::Error;
 use crate::identity::Identity;
@@ -49,10 +49,14 @@ const FAREWELLS: usize = 3;
 /// no sense, all that stands before it was taken; else nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Junk, a newer format, or a message or item of news that makes no sense.
+    /// Junk, or a message or item of news that makes no sense.
     Malformed,
+    /// Of a newer format.
+    Newer,
     /// From another cluster.
     Foreign,
+    /// No packet for us: whom we knocked at belongs to this other cluster, and says so.
+    OtherCluster(ClusterId),
     /// From another process under our own node id.
     Double,
 }
@@ -174,10 +178,19 @@ impl Agent {
         source: SocketAddr,
         now: Instant,
     ) -> Result<(), Refusal> {
-        match Frame::decode(plain).map_err(|_| Refusal::Malformed)? {
+        let frame = Frame::decode(plain).map_err(|error| match error {
+            DecodeError::Version { got, known, .. } if got > known => Refusal::Newer,
+            _ => Refusal::Malformed,
+        });
+        match frame? {
             Frame::Swim(packet) => self.swim(packet, now),
             Frame::Knock { from } => self.knocked(from, source),
             Frame::Answer { from, known } => self.answered(from, known, now),
+            // What was true of an earlier knock may not be any more: we may have entered it since.
+            Frame::Foreign { cluster } => match self.identity().cluster {
+                Some(ours) if ours != cluster => Err(Refusal::OtherCluster(cluster)),
+                _ => Ok(()),
+            },
         }
     }
 
@@ -236,6 +249,10 @@ impl Agent {
         }
         let admitted = self.admit(&asker);
         if admitted == Err(Refusal::Foreign) {
+            // Only to a knock, and never an answer to this answer.
+            if let Some(cluster) = self.identity().cluster {
+                self.send(source, &Frame::Foreign { cluster });
+            }
             return admitted;
         }
         // A double is answered too: it has to learn that it is one.

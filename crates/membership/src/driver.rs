@@ -5,6 +5,7 @@
 //! queue but the kernel's receive buffer (a packet too many is lost, as on any network) and a
 //! short one of commands (a caller beyond it waits).
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,9 +20,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::agent::{Agent, Refusal};
 use crate::join::{JoinTarget, Lookups, Pace, reachable};
 use crate::members::Members;
-use crate::seal::Keyring;
+use crate::seal::{Keyring, Shut, is_envelope};
 use crate::wire::DATAGRAM_BYTES_MAX;
-use crate::{Error, Refused, meters};
+use crate::{Error, OtherCluster, Refused, meters};
 
 /// How many commands may wait for the task.
 pub(crate) const COMMANDS_MAX: usize = 16;
@@ -34,6 +35,10 @@ const RECEIVE_PAUSE: Duration = Duration::from_millis(50);
 const UNREADABLE_NOTICE: &[u8] = b"stemedb: sealed with another secret";
 /// Between two notices.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many addresses are remembered that were knocked at, and that were warned of; those beyond
+/// are forgotten all at once.
+const ADDRESSES_MAX: usize = 1024;
 
 /// What a handle asks for.
 #[derive(Debug)]
@@ -66,6 +71,48 @@ pub(crate) struct Driver {
     pub outlets: Outlets,
     /// When a stranger was last told that it is not understood.
     pub notice_last: Option<Instant>,
+    pub strangers: Strangers,
+}
+
+/// What is remembered of those who are not understood.
+#[derive(Default)]
+pub(crate) struct Strangers {
+    /// Where we have knocked.
+    knocked: HashSet<SocketAddr>,
+    /// Who was warned of, and for what.
+    warned: HashSet<(SocketAddr, &'static str)>,
+    /// When one at whom we knocked was last counted as unreadable.
+    unreadable_last: Option<Instant>,
+}
+
+impl Strangers {
+    fn note_knock(&mut self, address: SocketAddr) {
+        if self.knocked.len() >= ADDRESSES_MAX {
+            self.knocked.clear();
+        }
+        self.knocked.insert(address);
+    }
+
+    /// Whether a shut packet speaks for a secret that is not ours: it comes from where we knocked, and
+    /// is an envelope or the notice that ours was none. Counted once a second at most, so that a
+    /// handful of packets is a handful of seconds.
+    fn doubts_the_secret(&mut self, packet: &[u8], source: SocketAddr, now: Instant) -> bool {
+        let due = self.unreadable_last.is_none_or(|last| now >= last + NOTICE_INTERVAL);
+        let speaks = packet == UNREADABLE_NOTICE || is_envelope(packet);
+        let counts = due && speaks && self.knocked.contains(&source);
+        if counts {
+            self.unreadable_last = Some(now);
+        }
+        counts
+    }
+
+    /// Whether this is the first time, as far as is remembered.
+    fn is_news(&mut self, source: SocketAddr, reason: &'static str) -> bool {
+        if self.warned.len() >= ADDRESSES_MAX {
+            self.warned.clear();
+        }
+        self.warned.insert((source, reason))
+    }
 }
 
 /// The rounds through the join list.
@@ -118,7 +165,13 @@ impl Driver {
                 }
                 Event::Command(None) => return,
                 Event::Addresses(addresses) => {
-                    addresses.into_iter().for_each(|address| self.agent.knock(address));
+                    for address in addresses {
+                        self.agent.knock(address);
+                        // As its answers will come from.
+                        if let Some(address) = reachable(self.local, address) {
+                            self.strangers.note_knock(address);
+                        }
+                    }
                 }
                 Event::Due => {}
             }
@@ -143,31 +196,60 @@ impl Driver {
     fn receive(&mut self, packet: &[u8], source: SocketAddr, now: Instant) {
         let outcome = match self.keyring.open(packet, source, now) {
             _ if packet.len() > DATAGRAM_BYTES_MAX => Err("malformed"),
-            None => Err("unsealed"),
-            Some(plain) => {
-                self.agent.receive(&plain, source, now).map_err(|refusal| match refusal {
-                    Refusal::Malformed => "malformed",
-                    Refusal::Foreign => "foreign",
-                    Refusal::Double => "double",
-                })
-            }
+            Err(Shut::Unsealed) => Err("unsealed"),
+            Err(Shut::Newer) => Err("newer"),
+            Ok(plain) => self.agent.receive(&plain, source, now).map_err(|refusal| match refusal {
+                Refusal::Malformed => "malformed",
+                Refusal::Newer => "newer",
+                Refusal::Foreign => "foreign",
+                Refusal::OtherCluster(cluster) => {
+                    self.note_other_cluster(source, cluster, now);
+                    "other-cluster"
+                }
+                Refusal::Double => "double",
+            }),
         };
         if let Err(reason) = outcome {
-            if reason == "unsealed" {
-                self.say_unreadable(packet, source, now);
-            }
-            tracing::debug!(%source, reason, "gossip packet refused");
-            self.count_refused(reason);
+            self.refuse(packet, source, reason, now);
         }
         for _ in 0..self.agent.take_unread() {
             tracing::debug!(%source, "an item of news in a later format was passed over");
-            self.count_refused("news");
+            self.count_refused("news", false);
         }
     }
 
-    fn count_refused(&self, reason: &'static str) {
+    fn refuse(&mut self, packet: &[u8], source: SocketAddr, reason: &'static str, now: Instant) {
+        let mut doubts = false;
+        match reason {
+            "unsealed" => {
+                doubts = self.strangers.doubts_the_secret(packet, source, now);
+                self.say_unreadable(packet, source, now);
+            }
+            "newer" | "foreign" if self.strangers.is_news(source, reason) => {
+                let what = if reason == "newer" { "a newer format" } else { "another cluster" };
+                tracing::warn!(%source, "gossip packets of {what} are refused");
+            }
+            _ => {}
+        }
+        tracing::debug!(%source, reason, "gossip packet refused");
+        self.count_refused(reason, doubts);
+    }
+
+    fn count_refused(&self, reason: &'static str, doubts: bool) {
         meters::refused(reason);
-        self.outlets.refused.send_modify(|refused| refused.count(reason));
+        self.outlets.refused.send_modify(|refused| {
+            refused.count(reason);
+            refused.unreadable += u64::from(doubts);
+        });
+    }
+
+    /// We knocked at a node of another cluster, and it says so.
+    fn note_other_cluster(&mut self, at: SocketAddr, cluster: ClusterId, now: Instant) {
+        if self.strangers.is_news(at, "other-cluster") {
+            tracing::warn!(%at, %cluster, "whom this node looks for there belongs to another cluster");
+        }
+        let other = OtherCluster { at, cluster, heard: now };
+        self.outlets.refused.send_modify(|refused| refused.other_cluster = Some(other));
     }
 
     /// Lets a stranger know that it was not understood: with another secret it would otherwise

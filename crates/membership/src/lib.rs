@@ -47,6 +47,7 @@ mod wire;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -56,7 +57,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::agent::Agent;
-use crate::driver::{COMMANDS_MAX, Command, Driver, Outlets};
+use crate::driver::{COMMANDS_MAX, Command, Driver, Outlets, Strangers};
 use crate::identity::Identity;
 use crate::seal::Keyring;
 
@@ -212,6 +213,7 @@ impl Membership {
             pace: options.timing.pace(),
             commands,
             notice_last: None,
+            strangers: Strangers::default(),
             outlets: Outlets {
                 members: members_in,
                 incarnation: incarnation_in,
@@ -247,20 +249,41 @@ fn advertised(addr: SocketAddr, local: SocketAddr) -> Result<SocketAddr, Error> 
 pub struct Refused {
     /// Sealed with a key we don't hold, damaged, or not gossip at all.
     pub unsealed: u64,
+    /// Of those, what speaks for another secret: it came from where we knocked and looks like
+    /// gossip. Counted once a second at most.
+    pub unreadable: u64,
     /// Properly sealed, and senseless.
     pub malformed: u64,
+    /// Of a format that only newer builds know.
+    pub newer: u64,
     /// From a node of another cluster.
     pub foreign: u64,
     /// From another process under our own node id.
     pub double: u64,
     /// Items of news in a format that this version can't read. The rest of their packets was taken.
     pub news: u64,
+    /// Whom we last knocked at in vain, for it belongs to another cluster.
+    pub other_cluster: Option<OtherCluster>,
+}
+
+/// A node of another cluster where our join list leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherCluster {
+    /// Where it hears gossip.
+    pub at: SocketAddr,
+    /// The cluster it belongs to, as it says.
+    pub cluster: ClusterId,
+    /// When it last said so.
+    pub heard: Instant,
 }
 
 impl Refused {
     fn count(&mut self, reason: &str) {
         match reason {
             "unsealed" => self.unsealed += 1,
+            "newer" => self.newer += 1,
+            // Not a packet refused, but one that says that ours was.
+            "other-cluster" => {}
             "foreign" => self.foreign += 1,
             "double" => self.double += 1,
             "news" => self.news += 1,

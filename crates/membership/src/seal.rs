@@ -44,6 +44,8 @@ pub const SECRET_BYTES_MIN: usize = 16;
 pub(crate) const SEAL_BYTES: usize = 1 + NONCE_BYTES + TAG_BYTES;
 
 const VERSION: u8 = 1;
+/// So many versions further on are taken for a newer build's; what begins with anything else is noise.
+const VERSIONS_AHEAD_MAX: u8 = 15;
 const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
 const KEY_INFO: &[u8] = b"stemedb gossip v1";
@@ -75,6 +77,20 @@ impl std::fmt::Debug for Secret {
 const HEARD_FOR: Duration = Duration::from_secs(5);
 /// How many peers' keys are remembered; those beyond are sent a copy under each key.
 const HEARD_MAX: usize = 1024;
+
+/// Why an envelope stays shut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shut {
+    /// Sealed with a key we don't hold, damaged, or none of ours at all.
+    Unsealed,
+    /// Of a newer format, it seems.
+    Newer,
+}
+
+/// Whether these bytes have the shape of an envelope that we would have opened with the right key.
+pub(crate) fn is_envelope(packet: &[u8]) -> bool {
+    packet.first() == Some(&VERSION) && packet.len() > SEAL_BYTES
+}
 
 /// The derived keys of a node, never empty, and under which of them peers were heard.
 pub(crate) struct Keyring {
@@ -124,19 +140,22 @@ impl Keyring {
         packet: &[u8],
         source: SocketAddr,
         now: Instant,
-    ) -> Option<Vec<u8>> {
-        let (&version, rest) = packet.split_first()?;
-        let (nonce, sealed) = rest.split_first_chunk::<NONCE_BYTES>()?;
+    ) -> Result<Vec<u8>, Shut> {
+        let (&version, rest) = packet.split_first().ok_or(Shut::Unsealed)?;
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(Shut::Unsealed)?;
         if version != VERSION {
-            return None;
+            let ahead = version.saturating_sub(VERSION);
+            let newer = (1..=VERSIONS_AHEAD_MAX).contains(&ahead) && packet.len() > SEAL_BYTES;
+            return Err(if newer { Shut::Newer } else { Shut::Unsealed });
         }
         let nonce = XNonce::from(*nonce);
-        let (key, plain) = self.keys.iter().enumerate().find_map(|(index, key)| {
+        let opened = self.keys.iter().enumerate().find_map(|(index, key)| {
             let payload = Payload { msg: sealed, aad: &[VERSION] };
             cipher(key).decrypt(&nonce, payload).ok().map(|plain| (index, plain))
-        })?;
+        });
+        let (key, plain) = opened.ok_or(Shut::Unsealed)?;
         self.remember(source, Heard { key, at: now });
-        Some(plain)
+        Ok(plain)
     }
 
     fn remember(&mut self, source: SocketAddr, heard: Heard) {
@@ -202,7 +221,7 @@ mod tests {
     /// Which of the packets that `sealer` sends to port 2 the other one opens.
     fn opened(sealer: &Keyring, opener: &mut Keyring, now: Instant) -> Vec<bool> {
         let packets = sealer.seal(b"ping", at(2), now, &mut StdRng::seed_from_u64(1));
-        packets.iter().map(|packet| opener.open(packet, at(1), now).is_some()).collect()
+        packets.iter().map(|packet| opener.open(packet, at(1), now).is_ok()).collect()
     }
 
     #[test]
@@ -231,7 +250,7 @@ mod tests {
         for secret in [OLD, NEW] {
             let mut peer = ring(&[secret]);
             let packet = &peer.seal(b"ping", at(1), now, &mut StdRng::seed_from_u64(2))[0];
-            assert!(both.open(packet, at(2), now).is_some());
+            assert!(both.open(packet, at(2), now).is_ok());
             assert_eq!(opened(&both, &mut peer, now), [true], "{secret}");
             // To another one nothing is known of.
             assert_eq!(both.seal(b"ping", at(3), now, &mut StdRng::seed_from_u64(3)).len(), 2);
@@ -262,12 +281,26 @@ mod tests {
         assert_eq!(format!("{:?}", secret(NEW)), "Secret(…)");
     }
 
+    #[test]
+    fn an_envelope_of_a_newer_build_is_told_from_noise_and_from_another_secret() {
+        let mut packet = sealed(b"ping", 1);
+        assert_eq!(open(&[OLD], &packet), Err(Shut::Unsealed));
+        for (version, shut) in
+            [(2, Shut::Newer), (16, Shut::Newer), (17, Shut::Unsealed), (0, Shut::Unsealed)]
+        {
+            packet[0] = version;
+            assert_eq!(open(&[NEW], &packet), Err(shut), "{version}");
+            assert!(!is_envelope(&packet));
+        }
+        assert_eq!(open(&[NEW], &[2; SEAL_BYTES]), Err(Shut::Unsealed));
+    }
+
     fn sealed(plain: &[u8], seed: u64) -> Vec<u8> {
         let mut rng = StdRng::seed_from_u64(seed);
         ring(&[NEW]).seal(plain, at(2), Instant::now(), &mut rng).pop().unwrap()
     }
 
-    fn open(secrets: &[&str], packet: &[u8]) -> Option<Vec<u8>> {
+    fn open(secrets: &[&str], packet: &[u8]) -> Result<Vec<u8>, Shut> {
         ring(secrets).open(packet, at(1), Instant::now())
     }
 
@@ -278,7 +311,7 @@ mod tests {
         ) {
             let packet = sealed(&plain, seed);
             prop_assert_eq!(packet.len(), plain.len() + SEAL_BYTES);
-            prop_assert_eq!(open(&[NEW], &packet), Some(plain));
+            prop_assert_eq!(open(&[NEW], &packet), Ok(plain));
         }
 
         #[test]
@@ -289,12 +322,12 @@ mod tests {
             let mut packet = sealed(&plain, 2);
             let at = at.index(packet.len());
             packet[at] ^= 1 << bit;
-            prop_assert_eq!(open(&[NEW, OLD], &packet), None);
+            prop_assert!(open(&[NEW, OLD], &packet).is_err());
         }
 
         #[test]
         fn junk_never_opens(junk in proptest::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert_eq!(open(&[NEW], &junk), None);
+            prop_assert!(open(&[NEW], &junk).is_err());
         }
     }
 }

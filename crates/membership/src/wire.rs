@@ -6,6 +6,7 @@
 //!           items of news, each behind a big-endian length
 //!   knock   identity of the asker
 //!   answer  identity of the one asked, then maybe the newest life it knows of the asker
+//!   foreign cluster of the one asked, which the asker is no member of
 //! ```
 //!
 //! Why knocking exists: foca hands an announce only to the identity it is addressed to, and our
@@ -36,6 +37,7 @@ const VERSION: u8 = 1;
 const SWIM: u8 = 1;
 const KNOCK: u8 = 2;
 const ANSWER: u8 = 3;
+const FOREIGN: u8 = 4;
 
 /// An identity on the wire is never shorter: node, incarnation, no cluster, IPv4, two ports.
 const MEMBER_BYTES_MIN: usize = 8 + 1 + 1 + 5 + 1 + 1 + 1 + 1;
@@ -49,6 +51,8 @@ pub(crate) enum Frame<'a> {
     Knock { from: Identity },
     /// "This is me, and this is the newest life of yours that I know."
     Answer { from: Identity, known: Option<Identity> },
+    /// "You belong to another cluster than this one."
+    Foreign { cluster: ClusterId },
 }
 
 impl<'a> Frame<'a> {
@@ -70,6 +74,10 @@ impl<'a> Frame<'a> {
                 put_identity(&mut out, from);
                 out.option(known.as_ref(), put_identity);
             }
+            Frame::Foreign { cluster } => {
+                out.u8(FOREIGN);
+                out.u128(cluster.0);
+            }
         }
         out.into_vec()
     }
@@ -85,6 +93,7 @@ impl<'a> Frame<'a> {
                 from: take_identity(&mut from)?,
                 known: from.option(take_identity)?,
             },
+            FOREIGN => Frame::Foreign { cluster: ClusterId(from.u128()?) },
             got => return Err(value("a gossip packet's kind", got)),
         };
         from.finish()?;
@@ -468,7 +477,9 @@ mod tests {
 
         #[test]
         fn frames_read_back(from in an_identity(), known in prop::option::of(an_identity())) {
-            for frame in [Frame::Swim(b"bytes"), Frame::Knock { from }, Frame::Answer { from, known }] {
+            let foreign = Frame::Foreign { cluster: ClusterId(from.node.0.into()) };
+            let answer = Frame::Answer { from, known };
+            for frame in [Frame::Swim(b"bytes"), Frame::Knock { from }, answer, foreign] {
                 let bytes = frame.encode();
                 prop_assert_eq!(Frame::decode(&bytes), Ok(frame));
             }

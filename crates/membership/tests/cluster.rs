@@ -107,6 +107,11 @@ async fn a_node_with_another_secret_is_never_seen() {
     let insecure = Membership::start(insecure).unwrap();
 
     until(one.refused(), |refused| refused.unsealed >= 6).await;
+    // Whom it looks for answers, and it can't read that: once a second that counts against its secret.
+    let doubted = until(stranger.refused(), |refused| refused.unreadable >= 2).await;
+    assert!(doubted.unsealed >= doubted.unreadable);
+    // Nobody has told the others of any place where they should find it.
+    assert_eq!(one.refused().borrow().unreadable, 0);
     for handle in [&one, &stranger, &insecure] {
         assert_eq!(handle.members().borrow().list.len(), 1);
     }
@@ -176,6 +181,10 @@ async fn two_clusters_with_one_secret_refuse_each_other() {
     let two = Options { cluster: Some(ClusterId(2)), ..options(2, &[one.advertise()]) };
     let two = Membership::start(two).unwrap();
     until(one.refused(), |refused| refused.foreign >= 3).await;
+    let told = until(two.refused(), |refused| refused.other_cluster.is_some()).await;
+    let other = told.other_cluster.unwrap();
+    assert_eq!((other.at, other.cluster), (one.advertise(), ClusterId(1)));
+    assert_eq!(one.refused().borrow().other_cluster, None);
     assert_eq!(one.members().borrow().list.len(), 1);
     assert_eq!(two.members().borrow().list.len(), 1);
 }
@@ -224,6 +233,9 @@ async fn junk_is_counted_and_harms_nobody() {
     }
     let refused = until(one.refused(), |refused| refused.unsealed + refused.malformed == 5).await;
     assert_eq!(refused, Refused { unsealed: 4, malformed: 1, ..Refused::default() });
+    // An envelope of a newer build.
+    socket.send_to(&[2; 60], one.advertise()).await.unwrap();
+    until(one.refused(), |refused| refused.newer == 1).await;
     let two = Membership::start(options(2, &[one.advertise()])).unwrap();
     sees(&two, 1, alive).await;
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rand::RngExt;
-use stemedb_membership::{Member, Members};
+use stemedb_membership::{Member, Members, Refused};
 use stemedb_rpc::{Envelope, Refusal};
 use stemedb_types::{ClusterId, GroupId, NodeId, ReplicaId};
 use tokio::time::{Instant, timeout};
@@ -25,10 +25,10 @@ use crate::options::Fatal;
 use crate::peers::{REFUSED_GONE, REFUSED_JOINS};
 use crate::wire::{DESCRIBE, FOUNDED, JOIN, PROPOSE, Welcome};
 
-/// How long a blank node waits for a packet that it can open, and how many it can't open must
-/// have come, until it holds its secret for wrong.
+/// How long a blank node waits for a packet that it can open, and in how many seconds packets must
+/// have come that it can't, from where it looks for others, until it holds its secret for wrong.
 const SECRET_DOUBTED_AFTER: Duration = Duration::from_secs(10);
-const SECRET_DOUBTED_PACKETS: u64 = 5;
+const SECRET_DOUBTED_SECONDS: u64 = 5;
 
 /// Walks the steps until this node has a cluster.
 pub(crate) async fn enter_a_cluster(core: &Arc<Core>) -> Result<(), Fatal> {
@@ -78,18 +78,25 @@ pub(crate) async fn enter_a_cluster(core: &Arc<Core>) -> Result<(), Fatal> {
     }
 }
 
-/// A node that nobody talks to while packets come in that it can't open has another secret than
-/// the others. Only a node that never had a cluster gives up on it: one that has may only be the
-/// first of many to come back.
+/// A node that nobody talks to, while those whom it looks for send what it can't open, has another
+/// secret than they. Only a node that never had a cluster gives up on it: one that has may only be
+/// the first of many to come back.
 fn doubt_the_secret(core: &Core) -> Result<(), Fatal> {
-    let unsealed = core.gossip.as_ref().map_or(0, |gossip| gossip.refused().borrow().unsealed);
-    if unsealed < SECRET_DOUBTED_PACKETS {
+    let Some(gossip) = &core.gossip else { return Ok(()) };
+    let refused = *gossip.refused().borrow();
+    if !is_wrong_secret(&refused) {
         return Ok(());
     }
     Err(Fatal::Setting(format!(
-        "wrong cluster secret: {unsealed} packets of other nodes can't be opened with it, and none \
-         could be"
+        "wrong cluster secret: {} packets of other nodes can't be opened with it, and none could be",
+        refused.unsealed
     )))
+}
+
+/// Junk from anywhere says nothing of the secret, and where newer builds talk what can't be opened
+/// may be theirs.
+fn is_wrong_secret(refused: &Refused) -> bool {
+    refused.newer == 0 && refused.unreadable >= SECRET_DOUBTED_SECONDS
 }
 
 fn heard(me: NodeId, members: Option<&Members>, joiners: &Joiners) -> Vec<Heard> {
@@ -347,6 +354,26 @@ mod tests {
     use stemedb_membership::MemberState;
 
     use super::*;
+
+    #[test]
+    fn neither_junk_nor_a_newer_build_makes_a_secret_wrong() {
+        let of = |unsealed, unreadable, newer| Refused {
+            unsealed,
+            unreadable,
+            newer,
+            ..Refused::default()
+        };
+        let table = [
+            (of(1000, 0, 0), false),
+            (of(1000, 4, 0), false),
+            (of(5, 5, 0), true),
+            (of(5, 5, 1), false),
+            (of(0, 0, 1000), false),
+        ];
+        for (refused, wrong) in table {
+            assert_eq!(is_wrong_secret(&refused), wrong, "{refused:?}");
+        }
+    }
 
     #[test]
     fn gossip_says_where_a_living_node_is_and_the_registry_where_one_that_is_down_has_gone() {

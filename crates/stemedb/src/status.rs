@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use stemedb_machine::meta::MetaState;
 use stemedb_membership::MemberState as Heard;
@@ -13,6 +14,9 @@ use crate::damage::{group_name, part_name};
 use crate::front::{ClusterStatus, Member, MemberState, Quarantined, Readiness, Startup};
 use crate::quarantine::Entry;
 use crate::router::Route;
+
+/// How long a node of another cluster is told of: three rounds of knocking.
+const OTHER_CLUSTER_TOLD_FOR: Duration = Duration::from_secs(90);
 
 impl Core {
     pub(crate) fn status(&self) -> ClusterStatus {
@@ -139,9 +143,23 @@ impl Core {
         let ready = reasons.is_empty() && !self.quarantine.holds(GroupId::META);
         reasons.extend(self.quorum_lost().map(|(_, why)| why));
         reasons.extend(self.double());
+        reasons.extend(self.other_cluster());
         reasons.extend(self.quarantined().iter().map(named));
         reasons.extend(self.disks.remarks());
         Readiness { ready, reasons }
+    }
+
+    /// That this node looks for members where another cluster is.
+    fn other_cluster(&self) -> Option<String> {
+        let other = self.gossip.as_ref()?.refused().borrow().other_cluster?;
+        let ours = self.identity().get().cluster?;
+        (other.heard.elapsed() < OTHER_CLUSTER_TOLD_FOR).then(|| {
+            format!(
+                "other-cluster: the node at {} belongs to cluster {}, this one to {ours}: it should \
+                 not stand in `join` here",
+                other.at, other.cluster
+            )
+        })
     }
 
     fn behind(&self) -> Vec<String> {
