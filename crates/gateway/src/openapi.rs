@@ -348,7 +348,7 @@ fn spec(operation: Operation) -> Spec {
         )
         .success(200, json_of::<operate::MemberChange>("It is no member any more."))
         .errors(&[404, 412, 504, 507]),
-        Operation::PauseRebalance => Spec::new("Let no shard begin to move; what moves ends.")
+        Operation::PauseRebalance => Spec::new("Let no shard begin to move; what moves ends. Damaged replicas are replaced all the same.")
             .success(200, json_of::<operate::Paused>("Nothing begins to move."))
             .errors(&[504, 507]),
         Operation::ResumeRebalance => Spec::new("Let shards move again.")

@@ -315,7 +315,7 @@ pub(crate) enum ClusterCommand {
         /// The member, by name or id
         member: String,
     },
-    /// Let no shard begin to move; what moves ends
+    /// Let no shard begin to move; what moves ends, and damaged replicas are replaced all the same
     Pause(ClientArgs),
     /// Let shards move again
     Resume(ClientArgs),

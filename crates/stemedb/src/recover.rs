@@ -472,17 +472,49 @@ mod tests {
         node
     }
 
+    const BUCKETS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
+    /// Of the four shards one is damaged here, and one was never here.
+    fn lose_two_shards(dir: &Path) {
+        let (wal, db) = (dir.join("wal"), dir.join("db"));
+        let founded = IdentityFiles::peek(&wal, &db).unwrap().unwrap().founded();
+        let (damaged, other) = (GroupId(2), GroupId(3));
+        let quarantine = Quarantine::open(&db).unwrap();
+        let cause = "a bad block".to_owned();
+        let damage = stemedb_raft::Damage { part: stemedb_raft::Part::Store, cause };
+        let entry = crate::quarantine::Entry { replica: founded[&damaged], damage, since_ms: 1 };
+        quarantine.set_aside(damaged, entry);
+        quarantine.save().unwrap();
+        let held = Held::open(&db, founded.clone()).unwrap();
+        held.leave(other, founded[&other]).unwrap();
+        held.has_left(other).unwrap();
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn wherever_it_breaks_off_the_node_does_not_start_and_the_next_try_ends_it() {
+        let steps = "the mark, the id, the meta group, four shards, the meta group, the founding";
+        breaks_off(|_| {}, 0, 9, steps).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn shards_that_are_not_here_begin_anew_behind_all_that_was_lost_wherever_it_breaks_off() {
+        let steps = "as above with two shards, and for one five steps, for the other three";
+        breaks_off(lose_two_shards, 2, 15, steps).await;
+    }
+
+    /// Breaks a recovery off behind each of its steps.
+    async fn breaks_off(happens: fn(&Path), lost_shards: usize, steps: i32, which: &str) {
         let origin = tempfile::tempdir().unwrap();
         let node = started(origin.path()).await;
-        let bucket = node.bucket("demo", "b").await.unwrap();
-        bucket.put("k", "v").await.unwrap();
+        for bucket in BUCKETS {
+            node.bucket("demo", bucket).await.unwrap().put("k", "v").await.unwrap();
+        }
         // As a crash leaves it: all in the log, nothing in the store.
         let crashed = tempfile::tempdir().unwrap();
         copy(origin.path(), crashed.path());
         let before = node.status().cluster;
         node.shutdown().await;
+        happens(crashed.path());
 
         for cut in 0.. {
             let dir = tempfile::tempdir().unwrap();
@@ -508,17 +540,22 @@ mod tests {
             let status = node.status();
             assert_eq!(status.cluster, Some(report.cluster));
             assert_ne!(status.cluster, before);
-            let bucket = node.bucket("demo", "b").await.unwrap();
-            assert_eq!(bucket.get("k").await.unwrap().unwrap().value, "v", "after {cut} steps");
-            let put = bucket.put("k", "w").await.unwrap();
-            assert!(put.0 > JUMP, "after {cut} steps: {put:?}");
+            assert!(report.groups.iter().all(|group| group.replica.is_some()), "{report:?}");
+            let mut lost = 0;
+            for bucket in BUCKETS.into_iter().chain(["new"]) {
+                let handle = node.bucket("demo", bucket).await.unwrap();
+                match handle.get("k").await.unwrap() {
+                    Some(version) => assert_eq!(version.value, "v", "after {cut} steps"),
+                    None => lost += usize::from(bucket != "new"),
+                }
+                let put = handle.put("k", "w").await.unwrap();
+                assert!(put.0 > JUMP, "{bucket}, after {cut} steps: {put:?}");
+            }
+            assert_eq!(lost > 0, lost_shards > 0, "after {cut} steps");
+            assert!(lost < BUCKETS.len());
             node.shutdown().await;
             if ended {
-                assert_eq!(
-                    cut, 9,
-                    "the mark, the id, the meta group, four shards, the meta group, \
-                    the founding"
-                );
+                assert_eq!(cut, steps, "{which}");
                 break;
             }
         }

@@ -55,6 +55,11 @@ async fn a_survivor_of_three_goes_on_with_all_it_had_and_blank_nodes_join_it() {
     // The survivor has applied it all: it answered for it.
     reads_back(&nodes[0]).await;
     let (id, before) = (nodes[0].id(), nodes[0].status());
+    let mut old = Vec::new();
+    for bucket in one_bucket_a_shard() {
+        let bucket = nodes[0].bucket("demo", &bucket).await.unwrap();
+        old.push(bucket.get("k0").await.unwrap().expect("is there").head.mod_revision);
+    }
     for number in [2, 1] {
         nodes.remove(number).shutdown().await;
         wipe(&places[number]);
@@ -121,13 +126,19 @@ async fn a_survivor_of_three_goes_on_with_all_it_had_and_blank_nodes_join_it() {
     }
 
     // Revisions that others may have seen are not given out again.
-    for bucket in one_bucket_a_shard() {
-        let bucket = nodes[1].bucket("demo", &bucket).await.unwrap();
-        let read = bucket.get("k0").await.unwrap().expect("is there");
-        let old = read.head.mod_revision;
-        assert!(old.0 < 1 << 32, "what was there keeps its ETag");
-        let put = bucket.put_if("k0", "new", Condition::RevisionIn(vec![old])).await.unwrap();
-        assert!(put.is_some_and(|revision| revision.0 > 1 << 32), "{put:?}");
+    for (bucket, old) in one_bucket_a_shard().iter().zip(old) {
+        let bucket = nodes[1].bucket("demo", bucket).await.unwrap();
+        let refused = bucket.put_if("k0", "new", Condition::RevisionIn(vec![old])).await.unwrap();
+        assert_eq!(refused, None, "no old ETag holds");
+        let shown = bucket.get("k0").await.unwrap().expect("is there").head.mod_revision;
+        assert!(shown.0 > 1 << 32, "{shown}");
+        let put = bucket.put_if("k0", "new", Condition::RevisionIn(vec![shown])).await.unwrap();
+        assert!(put.is_some_and(|revision| revision > shown), "{put:?}");
+    }
+    for number in 0..8 {
+        let bucket = nodes[1].bucket("demo", &format!("new{number}")).await.unwrap();
+        let put = bucket.put("k", "v").await.unwrap();
+        assert!(put.0 > 1 << 32, "one of that name may have been lost: {put}");
     }
 
     // The survivor can go: the others have it all.
