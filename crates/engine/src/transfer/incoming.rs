@@ -41,9 +41,10 @@ pub struct Incoming {
     rest_max: Duration,
 }
 
-/// A file is synced each time it has grown by so much, and checked in portions of it: all of it at once would hold up the syncs of
-/// the log, which are what puts wait for.
-const SYNC_BYTES: usize = 1 << 20;
+/// A file is synced each time it has grown by so much, and checked in portions of it. A sync of the log, which
+/// is what puts wait for, stands behind such a portion at the disk: a larger one would be felt, and a much smaller one
+/// costs a commit of the file system's journal for little.
+const SYNC_BYTES: usize = 256 << 10;
 
 /// A file of which not all has come.
 struct UnderWay {

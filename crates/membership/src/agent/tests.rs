@@ -494,7 +494,8 @@ fn fifty_nodes_find_each_other_in_packets_that_stay_small() {
 
 #[test]
 fn a_newer_format_is_told_from_junk() {
-    let mut agent = Agent::new(life(1, 5, A, 1), Timing::default(), StdRng::seed_from_u64(1));
+    let mut agent =
+        Agent::new(life(1, 5, A, 1), in_zone("ours"), Timing::default(), StdRng::seed_from_u64(1));
     let table =
         [(&[2, 1][..], Refusal::Newer), (&[0, 1], Refusal::Malformed), (&[], Refusal::Malformed)];
     for (plain, refusal) in table {
