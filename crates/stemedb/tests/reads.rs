@@ -91,9 +91,17 @@ impl<'n> At<'n> {
 
     /// Reads linearizably, waiting for a leader as long as it takes.
     async fn newest(&self) -> u32 {
-        let (number, _, served) = self.get(Consistency::Linearizable).await.unwrap();
-        assert_eq!(served, None);
-        number
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            match self.get(Consistency::Linearizable).await {
+                Err(Error::Unavailable { .. }) if Instant::now() < patience => {}
+                answer => {
+                    let (number, _, served) = answer.unwrap();
+                    assert_eq!(served, None);
+                    return number;
+                }
+            }
+        }
     }
 }
 
