@@ -129,11 +129,10 @@ impl Core {
                 Tried::Done(Err(Error::Unavailable { .. }), _) if doubtful.is_some() => None,
                 // Another node led and was heard by no majority: whoever is heard leads in a moment. It was not
                 // applied.
-                Tried::Done(Err(Error::Unavailable { reason: Unavailable::NoQuorum, .. }), node)
-                    if node != self.node =>
-                {
-                    None
-                }
+                Tried::Done(
+                    Err(Error::Unavailable { reason: Unavailable::NoQuorum, .. }),
+                    node,
+                ) if node != self.node => None,
                 Tried::Done(Err(error), _) => return Err(settled(error, doubtful)),
                 Tried::Elsewhere(said) => said,
             };
