@@ -44,7 +44,8 @@ pub struct Limits {
     pub dial_timeout: Duration,
     /// The handshake behind it; on the listening side, from accept to proof.
     pub handshake_timeout: Duration,
-    /// First wait after a link broke or a dial failed; doubles up to `redial_max`.
+    /// First wait after a link broke or a dial failed; doubles up to `redial_max`. A peer that comes in
+    /// meanwhile is dialled at once.
     pub redial_min: Duration,
     /// Longest wait between two dials.
     pub redial_max: Duration,

@@ -3,7 +3,9 @@
 //! The main connection is kept up at all times, because its state is evidence
 //! (`Link`). The bulk connection is dialled when a large message comes and
 //! not again until the next one. Both drop what they have and start over at
-//! once when the peer's address or our cluster id changes.
+//! once when the peer's address or our cluster id changes. A peer that comes in while we wait for
+//! the next dial is there: it is dialled at once. So a node that was started again has its links in
+//! both directions as soon as it has them in one.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -11,6 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stemedb_types::{ClusterId, NodeId};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -49,7 +53,10 @@ impl Keeper {
     pub(crate) async fn run(self, mut target: watch::Receiver<Target>) {
         let limits = &self.local.limits;
         let mut backoff = Backoff::new(limits.redial_min, limits.redial_max);
+        let mut came_in = self.local.came_in.subscribe();
         loop {
+            // What came in before this dial says nothing of the next.
+            came_in = came_in.resubscribe();
             let why = match self.demand().await {
                 Some(end) => end,
                 None => self.once(&mut target, &mut backoff).await,
@@ -62,7 +69,7 @@ impl Keeper {
                 Down::NoAddress => Duration::MAX,
                 _ => backoff.wait(self.local.chance.roll()),
             };
-            self.pause(pause, &mut target).await;
+            self.pause(pause, &mut target, &mut came_in).await;
         }
     }
 
@@ -120,18 +127,38 @@ impl Keeper {
         }
     }
 
-    /// Waits for the next dial; a new address or identity, or the end, cuts it short.
-    async fn pause(&self, pause: Duration, target: &mut watch::Receiver<Target>) {
+    /// Waits for the next dial; a new address or identity, the peer's coming, or the end, cuts it
+    /// short.
+    async fn pause(
+        &self,
+        pause: Duration,
+        target: &mut watch::Receiver<Target>,
+        came_in: &mut broadcast::Receiver<NodeId>,
+    ) {
         let changed = match pause.is_zero() {
             true => true,
             false => tokio::select! {
                 _ = self.ended() => false,
                 _ = target.changed() => true,
+                () = self.peer_came(came_in) => true,
                 () = sleep(pause) => false,
             },
         };
         if changed && self.role == Role::Main {
             self.outlet.hope();
+        }
+    }
+
+    /// Resolves when the peer may have come in since the last dial.
+    async fn peer_came(&self, came_in: &mut broadcast::Receiver<NodeId>) {
+        loop {
+            match came_in.recv().await {
+                Ok(node) if node == self.peer => return,
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => return,
+                // The sender is as long-lived as this task.
+                Err(RecvError::Closed) => std::future::pending().await,
+            }
         }
     }
 

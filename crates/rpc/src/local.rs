@@ -2,7 +2,7 @@
 //! the word to stop.
 
 use stemedb_types::{ClusterId, NodeId};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,6 +27,8 @@ pub(crate) struct Local {
     pub(crate) limits: Limits,
     pub(crate) chance: Chance,
     pub(crate) cluster: watch::Sender<Option<ClusterId>>,
+    /// Who has come in with a main connection just now.
+    pub(crate) came_in: broadcast::Sender<NodeId>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }

@@ -15,7 +15,7 @@ use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use stemedb_types::{ClusterId, NodeId};
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +38,9 @@ use crate::snapshot;
 
 /// Large messages share no frame: each is on its way as soon as the window allows.
 const BULK_FRAME_BYTES: usize = 1;
+
+/// Who forgets one because more than so many peers come in at once dials in vain, at worst.
+const CAME_IN_REMEMBERED: usize = 64;
 
 /// What a plane is made of.
 pub struct PlaneOptions {
@@ -100,6 +103,7 @@ impl Plane {
             limits: options.limits,
             chance,
             cluster: watch::Sender::new(options.cluster),
+            came_in: broadcast::Sender::new(CAME_IN_REMEMBERED),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });

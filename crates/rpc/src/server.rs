@@ -159,6 +159,10 @@ impl Inbound {
                 // The response's stream goes on to the answers when the steps are over.
                 drop(steps);
                 admission.iter().for_each(Admission::grant);
+                if guest.role == Role::Main {
+                    // Nobody may listen: no peer is in our book yet.
+                    let _ = self.local.came_in.send(guest.peer.node);
+                }
                 return self.serve(me.cluster, guest, incoming).await;
             }
             Err(ended) => ended,

@@ -105,6 +105,26 @@ async fn a_failed_redial_changes_the_reason_and_not_the_time() {
 }
 
 #[tokio::test]
+async fn a_peer_that_comes_in_while_the_next_dial_is_waited_for_is_dialled_at_once() {
+    let mut a = Setup::new(1);
+    let an_hour = Duration::from_secs(3600);
+    (a.limits.redial_min, a.limits.redial_max) = (an_hour, an_hour);
+    let a = a.start();
+    // Not up yet when it is dialled.
+    let address = local_listener().local_addr().unwrap();
+    a.set_address(B, address);
+    let mut link = a.link(B);
+    until(&mut link, |link| why(link) == Some(Down::ConnectionRefused)).await;
+
+    let mut b = Setup::new(2);
+    b.listener = TcpListener::bind(address).unwrap();
+    let b = b.start();
+    connect(&b, &a, 1).await;
+    until(&mut link, Link::is_up).await;
+    assert_eq!(a.request(B, Lane::Normal, letter("x"), later()).await, Ok("x".into()));
+}
+
+#[tokio::test]
 async fn what_waits_for_a_first_dial_is_told_when_it_fails() {
     let a = Setup::new(1).start();
     let nobody = local_listener().local_addr().unwrap();
