@@ -35,8 +35,13 @@ use crate::{Error, Unavailable};
 
 /// How long a call waits for a shard to get a leader before it is told that there is none.
 const LEADERLESS_WAIT_MAX: Duration = Duration::from_secs(5);
-/// How long at most until the route is looked at again, for changes that wake nobody.
-const REROUTE_INTERVAL: Duration = Duration::from_millis(50);
+/// How long at most until the route is looked at again, for changes that wake nobody: at first, doubled
+/// each time, and in the end.
+const REROUTE_MIN: Duration = Duration::from_millis(5);
+const REROUTE_MAX: Duration = Duration::from_millis(50);
+/// So often in a row another node is asked at once, because somebody named it or the layout does. Beyond it
+/// they may send us round in circles.
+const HOPS_MAX: u32 = 3;
 
 /// For how long at most a named write is asked for again after its first lost answer: far less than
 /// the answer of a first try is kept.
@@ -72,6 +77,7 @@ impl Core {
         }
         // Until when it may be asked for again, from the first lost answer on.
         let mut doubtful: Option<Instant> = None;
+        let (mut hops, mut reroute) = (0, REROUTE_MIN);
         loop {
             let route = match self.route(shard) {
                 // At its own door the caller is told of the owner, which it may reach.
@@ -144,7 +150,15 @@ impl Core {
             if Instant::now() >= patience {
                 return Err(settled(Error::unavailable(Unavailable::NoQuorum), doubtful));
             }
-            self.wait_for_leader(shard, patience).await;
+            // Where the one that did not serve it, or the replica here, knows of another by now.
+            let next = self.route(shard);
+            if hops < HOPS_MAX && next != route && next != Route::Nowhere {
+                hops += 1;
+                continue;
+            }
+            hops = 0;
+            self.wait_for_leader(shard, patience.min(Instant::now() + reroute)).await;
+            reroute = REROUTE_MAX.min(reroute * 2);
         }
     }
 
@@ -252,9 +266,8 @@ impl Core {
         }
     }
 
-    /// Waits until the shard's leadership changes here, or long enough to look again.
-    async fn wait_for_leader(&self, shard: ShardId, patience: Instant) {
-        let until = patience.min(Instant::now() + REROUTE_INTERVAL);
+    /// Waits until the shard's leadership changes here, or until it is to be looked at again.
+    async fn wait_for_leader(&self, shard: ShardId, until: Instant) {
         if let Some(group) = self.groups.get(shard.group()) {
             let mut leadership = group.leadership();
             leadership.borrow_and_update();
