@@ -34,6 +34,9 @@ const FILL_BYTES: usize = 4 << 10;
 /// A sync of more at once would hold up the syncs of the log.
 const FILL_SYNC_CHUNKS: u64 = (1 << 20) / FILL_BYTES as u64;
 
+/// The rest behind each such sync: the disk and the CPU are others' in between.
+const FILL_REST: Duration = Duration::from_millis(1);
+
 /// Between two tries of a writer that waits for space: nothing tells when there is some.
 const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -339,9 +342,16 @@ impl Supply {
             file.write_at(&zeros[..bytes], offset)?;
             if chunk % FILL_SYNC_CHUNKS == FILL_SYNC_CHUNKS - 1 {
                 file.sync_data()?;
+                self.rest();
             }
         }
         file.sync_data()
+    }
+
+    /// The helper's rest, which an end cuts short.
+    fn rest(&self) {
+        let shelf = self.shelf();
+        let _ = self.changed.wait_timeout_while(shelf, FILL_REST, |shelf| !shelf.stopped);
     }
 }
 

@@ -35,8 +35,9 @@ use crate::{Completion, Error, StreamId, read};
 
 /// A buffer longer than this is not kept for the next batch.
 const BUFFER_KEPT_BYTES: usize = 4 << 20;
-/// Entries are moved in a round up to this many bytes, or twice what callers wrote in it.
-const MOVED_BYTES_PER_ROUND: u64 = 1 << 20;
+/// Entries are moved in a round up to this many bytes, or twice what callers wrote in it. Callers wait for
+/// the round: to read and write so much takes far less than to sync it.
+const MOVED_BYTES_PER_ROUND: u64 = 64 << 10;
 /// Over the log's life, entries are moved for at most this many bytes per byte written.
 const MOVED_PER_WRITTEN: u64 = 4;
 /// How often in a segment a batch names all streams: damage before it is then known to have cost
