@@ -39,8 +39,8 @@ use crate::types::{
     Config, Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, log_id,
 };
 
-/// Most entries applied in one run: bounds a batch.
-const RUN_ENTRIES_MAX: usize = 1024;
+/// Most entries applied in one run: bounds a batch, and how long the thread serves nobody else.
+const RUN_ENTRIES_MAX: usize = 128;
 /// Between two tries of a run that found the store full: it tells nobody when it has room again.
 const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -368,8 +368,13 @@ impl RaftStateMachine<Config> for Applier {
         while let Some(run) = runs.next().await {
             let run = run.into_iter().collect::<io::Result<Vec<_>>>();
             let run = run.inspect_err(|error| self.damages.note(error))?;
+            let is_full = run.len() == RUN_ENTRIES_MAX;
             let applied = self.apply_and_answer(run).await;
             applied.inspect_err(|error| self.damages.note(error))?;
+            if is_full {
+                // More stands ready, perhaps much more: this group is far behind.
+                tokio::task::yield_now().await;
+            }
         }
         Ok(())
     }

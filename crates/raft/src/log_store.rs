@@ -41,6 +41,9 @@ pub(crate) const MARK_GENERATION: u8 = 3;
 
 /// Most bytes of entries read in one go: bounds a message to a follower that is far behind.
 const READ_BYTES_MAX: usize = 4 << 20;
+/// Entries sent to a follower in one message, once they are so many bytes. They are read, and there decoded
+/// and applied, on the one thread that also serves callers.
+const SENT_BYTES_MAX: usize = 256 << 10;
 
 /// The log of one replica.
 #[derive(Clone)]
@@ -234,7 +237,7 @@ impl RaftLogReader<Config> for LogStore {
         if self.wal.bounds(self.stream).first.is_some_and(|first| start < first) {
             return Ok(Vec::new());
         }
-        self.read(start, end, READ_BYTES_MAX)
+        self.read(start, end, SENT_BYTES_MAX)
     }
 }
 
