@@ -57,10 +57,14 @@ mod shard;
 mod sst;
 #[cfg(test)]
 mod sst_tests;
+mod stop;
 mod store;
 #[cfg(test)]
 mod store_tests;
 mod transfer;
+mod trash;
+#[cfg(test)]
+mod trash_tests;
 
 pub use files::FileReader;
 pub use filter::Floors;

@@ -8,6 +8,10 @@
 //!   free serves blocks. RocksDB stops writers before it holds a memtable more.
 //! - **Disk bandwidth.** Flushes and compactions share `compaction_bytes_per_second`; a flush goes
 //!   first. Reads and the log are not held back by it.
+//! - **CPU.** Compactions run at the lowest priority: callers' threads need little, but at once, and a
+//!   compaction that had the same claim kept one of them from a core for milliseconds. Where callers take
+//!   all of the CPU for long, compactions fall behind until writes are slowed down for them, which makes
+//!   room. Flushes have the usual priority: memory waits for them.
 //! - **Checksums.** Blocks carry XXH3, mixed with their place and their file (format 7, RocksDB's
 //!   newest); every read verifies, a compaction too, and a compaction that meets a damaged block
 //!   fails for good rather than write it on (`paranoid_checks`).
@@ -22,7 +26,7 @@
 //! CPU of compaction to guard against memory that lies; the scrub reads everything in time).
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DBCompressionType, Options, ReadOptions, WriteBufferManager,
+    BlockBasedOptions, Cache, DBCompressionType, Env, Options, ReadOptions, WriteBufferManager,
 };
 
 use crate::bloom;
@@ -83,6 +87,13 @@ impl Budget {
 pub(crate) fn options(budget: Budget) -> Options {
     let cache = Cache::new_lru_cache(budget.memory_bytes());
     let mut options = cut_between_groups();
+    match Env::new() {
+        Ok(mut env) => {
+            env.lower_thread_pool_cpu_priority();
+            options.set_env(&env);
+        }
+        Err(error) => tracing::warn!(%error, "compactions run at the usual priority"),
+    }
     options.create_if_missing(true);
     options.set_paranoid_checks(true);
     options.set_block_based_table_factory(&table(&cache));

@@ -3,7 +3,8 @@
 //! One column family, no log, LZ4; how it is set up is `options`' matter. What is durable is asked of
 //! RocksDB itself: with its log off, a read of the persisted tier skips the memtables and so shows
 //! what a crash would leave. The directory holds `rocks/`, which is RocksDB's,
-//! `staging/`, where snapshots are put together and which is emptied at start,
+//! `staging/`, where snapshots are put together and which is emptied at start, `trash/`, through which RocksDB's
+//! files leave,
 //! `FORMAT`, one line: a build that does not know it touches nothing, and `OPENED`, which says that there
 //! must be a `rocks/`. The directory itself is locked
 //! (`lock`) before anything in it is looked at, and RocksDB locks its own folder behind that.
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use rocksdb::properties::IS_WRITE_STOPPED;
 use rocksdb::{
     BottommostLevelCompaction, CompactOptions, DB, DBRawIterator, ErrorKind, Options, ReadOptions,
     ReadTier, WriteBatch, WriteOptions,
@@ -33,6 +35,7 @@ use crate::lock::Lock;
 use crate::options::{self, Budget};
 use crate::rows::{Range, Row};
 use crate::store::{Cursor, Fill, Health, Pace, RowRef, Rows, Seeker, Store, Visit};
+use crate::trash::{TRASH, Trash};
 use crate::{Error, files, format, io, manifest, scrub};
 
 /// RocksDB's folder in a store's.
@@ -42,6 +45,10 @@ pub(crate) const STAGING: &str = "staging";
 
 /// So long a reopening waits for those who still read.
 const READERS_LEAVE_MAX: Duration = Duration::from_secs(10);
+/// Between two looks whether RocksDB has ended a stop of all writes.
+const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// The first wait of a write that RocksDB slows down.
+const SLOWED_WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// RocksDB as the store of a node.
 pub struct RocksStore {
@@ -53,11 +60,11 @@ pub struct RocksStore {
     budget: Budget,
     staged: AtomicU64,
     write_options: WriteOptions,
-    /// The same, but refused rather than held up while RocksDB is behind.
-    hasty_options: WriteOptions,
     /// How many of those are under way that hold up every write, which no option refuses.
     holds_up: AtomicUsize,
     floors: Arc<Floors>,
+    /// `None` where the volume knows no second names.
+    _trash: Option<Trash>,
     /// Last: nobody gets in before RocksDB is closed.
     _lock: Lock,
 }
@@ -120,19 +127,20 @@ impl RocksStore {
             fs::remove_dir_all(&staging).map_err(|cause| io("clean", cause))?;
         }
         fs::create_dir(&staging).map_err(|cause| io("open", cause))?;
-        let write_options = write_options();
-        let mut hasty_options = self::write_options();
-        hasty_options.set_no_slowdown(true);
+        let trash = Trash::begin(dir.join(ROCKS), dir.join(TRASH));
+        let trash = trash
+            .inspect_err(|error| tracing::warn!(%error, "files that go are removed in one go"))
+            .ok();
         Ok(Self {
             open: ArcSwapOption::from_pointee(open),
             reopening: Mutex::new(Reopening { closed, failed: None }),
             dir: dir.to_owned(),
             budget,
             staged: AtomicU64::new(0),
-            write_options,
-            hasty_options,
+            write_options: write_options(),
             holds_up: AtomicUsize::new(0),
             floors,
+            _trash: trash,
             _lock: lock,
         })
     }
@@ -204,11 +212,22 @@ impl RocksStore {
     }
 }
 
+/// How rows are written: not logged, and refused rather than held up while RocksDB is behind.
+///
+/// A write that is held up waits at the head of RocksDB's queue of writers. Should the flush that it waits
+/// for find the volume full, the recovery from that queues up behind it, and both wait for ever (seen with
+/// 11.8.1). So no write waits inside RocksDB: [`Open::write`] does it outside.
 fn write_options() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
     options.set_memtable_insert_hint_per_batch(true);
+    options.set_no_slowdown(true);
     options
+}
+
+/// Whether RocksDB refused a write for being behind with flushes or compactions, and for no error.
+fn stalled(cause: &rocksdb::Error) -> bool {
+    cause.kind() == ErrorKind::Incomplete && cause.as_ref().contains("Write stall")
 }
 
 fn batch_of(rows: &Rows) -> WriteBatch {
@@ -252,6 +271,25 @@ impl Open {
         Ok((Self { db, options, _closed: tells }, closed))
     }
 
+    /// Writes a batch once RocksDB is not behind. It tells nobody when that is: so it is asked.
+    fn write(&self, rows: &Rows, how: &WriteOptions) -> Result<(), Error> {
+        let mut slowed_wait = SLOWED_WAIT_MIN;
+        loop {
+            match self.db.write_opt(batch_of(rows), how) {
+                Err(cause) if stalled(&cause) => {}
+                written => return written.map_err(|cause| io("write", cause)),
+            }
+            if matches!(self.db.property_int_value(IS_WRITE_STOPPED), Ok(Some(1..))) {
+                std::thread::sleep(STOP_LOOK_INTERVAL);
+            } else {
+                // Each try that is refused moves the next one's time on by as long as its bytes take at
+                // the rate of the moment: only waits that grow come to an end.
+                std::thread::sleep(slowed_wait);
+                slowed_wait = slowed_wait.saturating_mul(2);
+            }
+        }
+    }
+
     /// What a write would meet: RocksDB's sticky error, if it has one. Changes nothing.
     fn stopped(&self) -> Option<String> {
         let mut options = WriteOptions::default();
@@ -260,7 +298,7 @@ impl Open {
         options.set_no_slowdown(true);
         match self.db.write_opt(WriteBatch::default(), &options) {
             Ok(()) => None,
-            Err(cause) if cause.kind() == ErrorKind::Incomplete => None,
+            Err(cause) if stalled(&cause) => None,
             Err(cause) => Some(cause.into_string()),
         }
     }
@@ -354,19 +392,15 @@ impl Store for RocksStore {
     }
 
     fn write(&self, rows: Rows) -> Result<(), Error> {
-        let written = self.share("write")?.db.write_opt(batch_of(&rows), &self.write_options);
-        written.map_err(|cause| io("write", cause))
+        self.share("write")?.write(&rows, &self.write_options)
     }
 
     fn write_now(&self, rows: Rows) -> Result<(), Error> {
         if self.holds_up.load(Ordering::Acquire) > 0 {
             return Err(Error::Behind);
         }
-        let written = self.share("write")?.db.write_opt(batch_of(&rows), &self.hasty_options);
-        written.map_err(|cause| match cause.kind() {
-            ErrorKind::Incomplete => Error::Behind,
-            _ => io("write", cause),
-        })
+        let written = self.share("write")?.db.write_opt(batch_of(&rows), &self.write_options);
+        written.map_err(|cause| if stalled(&cause) { Error::Behind } else { io("write", cause) })
     }
 
     fn durable(&self, row: &Row) -> Result<Option<Bytes>, Error> {
@@ -413,7 +447,14 @@ impl Store for RocksStore {
     fn take_in(&self, files: &[PathBuf]) -> Result<(), Error> {
         let open = self.share("ingest into")?;
         files::let_compactions_end(&open.db);
-        self.held_up(|| files::take_in(&open.db, files))
+        let take_in = || self.held_up(|| files::take_in(&open.db, files));
+        match take_in() {
+            Err(files::Refused::ForMemtable) => {
+                self.flush()?;
+                take_in().map_err(files::Refused::into_error)
+            }
+            taken => taken.map_err(files::Refused::into_error),
+        }
     }
 
     fn give_up(&self, range: &Range) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,14 @@ use super::format::{Head, ROWS_BYTES_MAX};
 use super::{SnapshotId, Throttle, refuse};
 use crate::group::Group;
 use crate::rows::{SCOPE_BYTES, Scope};
+use crate::stop::Stop;
 use crate::store::{Cursor, Put, Store};
 use crate::{Error, Row};
 
 /// What is sent in one go.
 const PIECE_BYTES: usize = 256 << 10;
 /// Rows read before the thread rests.
-const SLICE_BYTES: usize = 256 << 10;
+const SLICE_BYTES: usize = 32 << 10;
 /// How much nicer than others the thread is.
 const NICENESS: i32 = 10;
 
@@ -64,30 +65,6 @@ pub struct Outgoing {
     orders: Mutex<Option<mpsc::SyncSender<Order>>>,
     stop: Arc<Stop>,
     thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// Says once that the thread is to end, and wakes it where it rests.
-#[derive(Default)]
-struct Stop {
-    said: Mutex<bool>,
-    heard: Condvar,
-}
-
-impl Stop {
-    fn say(&self) {
-        *locked(&self.said) = true;
-        self.heard.notify_all();
-    }
-
-    fn is_said(&self) -> bool {
-        *locked(&self.said)
-    }
-
-    /// Rests for so long, or until it is said; whether it is.
-    fn rest(&self, rest: Duration) -> bool {
-        let waited = self.heard.wait_timeout_while(locked(&self.said), rest, |said| !*said);
-        *waited.unwrap_or_else(PoisonError::into_inner).0
-    }
 }
 
 /// From which file on to send, and under which scope.
