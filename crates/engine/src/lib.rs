@@ -57,6 +57,7 @@ mod shard;
 mod sst;
 #[cfg(test)]
 mod sst_tests;
+mod stall;
 mod stop;
 mod store;
 #[cfg(test)]

@@ -23,7 +23,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use rocksdb::properties::IS_WRITE_STOPPED;
 use rocksdb::{
     BottommostLevelCompaction, CompactOptions, DB, DBRawIterator, ErrorKind, Options, ReadOptions,
     ReadTier, WriteBatch, WriteOptions,
@@ -34,6 +33,7 @@ use crate::filter::{Filters, Floors};
 use crate::lock::Lock;
 use crate::options::{self, Budget};
 use crate::rows::{Range, Row};
+use crate::stall::{self, Held, stalled};
 use crate::store::{Cursor, Fill, Health, Pace, RowRef, Rows, Seeker, Store, Visit};
 use crate::trash::{TRASH, Trash};
 use crate::{Error, files, format, io, manifest, scrub};
@@ -45,11 +45,6 @@ pub(crate) const STAGING: &str = "staging";
 
 /// So long a reopening waits for those who still read.
 const READERS_LEAVE_MAX: Duration = Duration::from_secs(10);
-/// Between two looks whether RocksDB has ended a stop of all writes.
-const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(5);
-/// The first wait of a write that RocksDB slows down.
-const SLOWED_WAIT_MIN: Duration = Duration::from_millis(1);
-
 /// RocksDB as the store of a node.
 pub struct RocksStore {
     /// `None` while it is opened again, and when that has failed.
@@ -63,7 +58,7 @@ pub struct RocksStore {
     /// How many of those are under way that hold up every write, which no option refuses.
     holds_up: AtomicUsize,
     floors: Arc<Floors>,
-    /// `None` where the volume knows no second names.
+    /// `None` where its folder could not be made.
     _trash: Option<Trash>,
     /// Last: nobody gets in before RocksDB is closed.
     _lock: Lock,
@@ -80,6 +75,7 @@ struct Reopening {
 /// An open RocksDB, closed when the last share of it is given back.
 pub(crate) struct Open {
     pub(crate) db: DB,
+    pub(crate) held: Held,
     /// What it was opened with: files made for it have its filters and compression.
     pub(crate) options: Options,
     /// Gone when `db` is, and so tells of it.
@@ -137,7 +133,7 @@ impl RocksStore {
             dir: dir.to_owned(),
             budget,
             staged: AtomicU64::new(0),
-            write_options: write_options(),
+            write_options: stall::write_options(),
             holds_up: AtomicUsize::new(0),
             floors,
             _trash: trash,
@@ -212,25 +208,7 @@ impl RocksStore {
     }
 }
 
-/// How rows are written: not logged, and refused rather than held up while RocksDB is behind.
-///
-/// A write that is held up waits at the head of RocksDB's queue of writers. Should the flush that it waits
-/// for find the volume full, the recovery from that queues up behind it, and both wait for ever (seen with
-/// 11.8.1). So no write waits inside RocksDB: [`Open::write`] does it outside.
-fn write_options() -> WriteOptions {
-    let mut options = WriteOptions::default();
-    options.disable_wal(true);
-    options.set_memtable_insert_hint_per_batch(true);
-    options.set_no_slowdown(true);
-    options
-}
-
-/// Whether RocksDB refused a write for being behind with flushes or compactions, and for no error.
-fn stalled(cause: &rocksdb::Error) -> bool {
-    cause.kind() == ErrorKind::Incomplete && cause.as_ref().contains("Write stall")
-}
-
-fn batch_of(rows: &Rows) -> WriteBatch {
+pub(crate) fn batch_of(rows: &Rows) -> WriteBatch {
     let mut batch = WriteBatch::default();
     for range in &rows.range_deletes {
         batch.delete_range(&range.start, &range.end);
@@ -268,30 +246,11 @@ impl Open {
             }
         })?;
         let (tells, closed) = channel();
-        Ok((Self { db, options, _closed: tells }, closed))
-    }
-
-    /// Writes a batch once RocksDB is not behind. It tells nobody when that is: so it is asked.
-    fn write(&self, rows: &Rows, how: &WriteOptions) -> Result<(), Error> {
-        let mut slowed_wait = SLOWED_WAIT_MIN;
-        loop {
-            match self.db.write_opt(batch_of(rows), how) {
-                Err(cause) if stalled(&cause) => {}
-                written => return written.map_err(|cause| io("write", cause)),
-            }
-            if matches!(self.db.property_int_value(IS_WRITE_STOPPED), Ok(Some(1..))) {
-                std::thread::sleep(STOP_LOOK_INTERVAL);
-            } else {
-                // Each try that is refused moves the next one's time on by as long as its bytes take at
-                // the rate of the moment: only waits that grow come to an end.
-                std::thread::sleep(slowed_wait);
-                slowed_wait = slowed_wait.saturating_mul(2);
-            }
-        }
+        Ok((Self { db, held: Held::default(), options, _closed: tells }, closed))
     }
 
     /// What a write would meet: RocksDB's sticky error, if it has one. Changes nothing.
-    fn stopped(&self) -> Option<String> {
+    pub(crate) fn stopped(&self) -> Option<String> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         // A store that is behind with compaction is slow, not ill.
@@ -399,8 +358,7 @@ impl Store for RocksStore {
         if self.holds_up.load(Ordering::Acquire) > 0 {
             return Err(Error::Behind);
         }
-        let written = self.share("write")?.db.write_opt(batch_of(&rows), &self.write_options);
-        written.map_err(|cause| if stalled(&cause) { Error::Behind } else { io("write", cause) })
+        self.share("write")?.write_now(&rows, &self.write_options)
     }
 
     fn durable(&self, row: &Row) -> Result<Option<Bytes>, Error> {

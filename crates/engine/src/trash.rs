@@ -11,15 +11,20 @@
 //!
 //! While the volume has little room there are no second names, and RocksDB's removals free space at once.
 //!
+//! A file is shrunk only if it is ours alone: a table by its name, with one name, which `rocks/` does not have.
+//! RocksDB removes a table once its list of tables without it is synced and nobody reads it. A second name of
+//! what somebody else has a name of (a copy, RocksDB under another number) is only taken away.
+//!
 //! Left out: a table that comes and goes between two looks (it is small, or the disk is busy with more than
-//! that); a file system without second names, where all is as if this were not here. What a stop or a crash
-//! leaves in `trash/` goes after the next start.
+//! that); a file system without second names, or that does not count them, where nothing is named. What a
+//! stop or a crash leaves in `trash/` goes after the next start.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::ops::ControlFlow;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -61,11 +66,16 @@ impl Trash {
         let thread = thread::Builder::new().name("trash".to_owned()).spawn(move || {
             // Where that is not allowed, it is only less nice.
             let _ = rustix::process::setpriority_process(None, NICENESS);
-            let mut bin = Bin { rocks, trash, named: HashSet::new() };
+            let mut bin = Bin { rocks, trash, named: HashSet::new(), names: true };
+            let mut told = false;
             loop {
                 // A folder that can't be read now may be read later, and nothing hangs on it.
-                if let Err(error) = bin.look(&stopped) {
-                    tracing::debug!(%error, "the trash was not emptied");
+                match bin.look(&stopped) {
+                    Err(error) if !told => {
+                        tracing::warn!(%error, "removed tables are not given back to the volume");
+                        told = true;
+                    }
+                    _ => {}
                 }
                 if stopped.rest(LOOK_INTERVAL) {
                     return;
@@ -91,30 +101,41 @@ struct Bin {
     trash: PathBuf,
     /// Tables that have a second name.
     named: HashSet<OsString>,
+    /// Whether second names are given at all.
+    names: bool,
 }
 
 impl Bin {
     fn look(&mut self, stop: &Stop) -> io::Result<()> {
+        let trash = tables(&self.trash)?;
         if self.is_tight() {
-            return self.empty();
+            self.named.clear();
+            return trash.iter().try_for_each(|name| fs::remove_file(self.trash.join(name)));
         }
-        self.name_tables()?;
+        let living = tables(&self.rocks)?;
         let (mut gone, mut gone_bytes) = (Vec::new(), 0);
-        for entry in fs::read_dir(&self.trash)? {
-            let entry = entry?;
-            let file = entry.metadata()?;
-            if file.nlink() == 1 {
-                gone_bytes += file.len();
-                gone.push(entry.file_name());
-            }
-        }
-        let steps = u32::try_from(gone_bytes / STEP_BYTES + 1).unwrap_or(u32::MAX);
-        let rest = STEP_REST_MAX.min(BACKLOG_MAX / steps);
-        for name in gone {
-            if !self.shrink(&self.trash.join(&name), rest, stop)? {
-                return Ok(());
+        for name in trash {
+            if living.contains(&name) && (self.named.contains(&name) || self.is_same(&name)) {
+                self.named.insert(name);
+                continue;
             }
             self.named.remove(&name);
+            let path = self.trash.join(&name);
+            let file = fs::symlink_metadata(&path)?;
+            if file.is_file() && file.nlink() == 1 {
+                gone_bytes += file.len();
+                gone.push(path);
+            } else {
+                fs::remove_file(path)?;
+            }
+        }
+        self.name(living);
+        let steps = u32::try_from(gone_bytes / STEP_BYTES + 1).unwrap_or(u32::MAX);
+        let rest = STEP_REST_MAX.min(BACKLOG_MAX / steps);
+        for path in gone {
+            if self.shrink(&path, rest, stop)?.is_break() {
+                break;
+            }
         }
         Ok(())
     }
@@ -124,56 +145,72 @@ impl Bin {
             .is_ok_and(|volume| volume.f_bavail < volume.f_blocks / FREE_PART)
     }
 
-    /// Takes all second names away.
-    fn empty(&mut self) -> io::Result<()> {
-        self.named.clear();
-        fs::read_dir(&self.trash)?.try_for_each(|entry| fs::remove_file(entry?.path()))
-    }
-
-    fn name_tables(&mut self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.rocks)? {
-            let name = entry?.file_name();
-            if !is_table(&name) || self.named.contains(&name) {
+    /// Gives second names to those that have none.
+    fn name(&mut self, living: HashSet<OsString>) {
+        for name in living {
+            if !self.names || self.named.contains(&name) {
                 continue;
             }
-            match fs::hard_link(self.rocks.join(&name), self.trash.join(&name)) {
-                Ok(()) => {}
-                // Of an earlier start; or another file of that name, which goes first.
-                Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
-                    if !self.is_same(&name) {
-                        continue;
-                    }
+            let second = self.trash.join(&name);
+            match fs::hard_link(self.rocks.join(&name), &second) {
+                Ok(()) if fs::symlink_metadata(&second).is_ok_and(|file| is_counted(&file)) => {
+                    self.named.insert(name);
                 }
-                Err(cause) if cause.kind() == io::ErrorKind::NotFound => continue,
-                Err(cause) => return Err(cause),
+                // Where names are not counted, nobody can tell when ours is the last.
+                Ok(()) => {
+                    let _ = fs::remove_file(&second);
+                    self.names = !self.rocks.join(&name).exists();
+                }
+                // Removed meanwhile, or another file of that name is still being shrunk.
+                Err(cause)
+                    if matches!(
+                        cause.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
+                    ) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "tables that RocksDB removes are freed in one go");
+                    self.names = false;
+                }
             }
-            self.named.insert(name);
         }
-        Ok(())
     }
 
-    fn is_same(&self, name: &OsString) -> bool {
-        let number = |dir: &Path| fs::metadata(dir.join(name)).map(|file| file.ino()).ok();
-        number(&self.rocks).is_some_and(|of| number(&self.trash) == Some(of))
+    fn is_same(&self, name: &OsStr) -> bool {
+        let file = |dir: &Path| fs::symlink_metadata(dir.join(name)).ok();
+        file(&self.rocks)
+            .zip(file(&self.trash))
+            .is_some_and(|(one, other)| (one.dev(), one.ino()) == (other.dev(), other.ino()))
     }
 
-    /// Gives a file's space back, and then its name; whether it got to the end. Nobody else has the file: its
-    /// only name is ours, and RocksDB closes what it removes.
-    fn shrink(&self, path: &Path, rest: Duration, stop: &Stop) -> io::Result<bool> {
-        let file = File::options().write(true).open(path)?;
-        let mut left_bytes = file.metadata()?.len();
-        while left_bytes > STEP_BYTES && !self.is_tight() {
-            left_bytes = (left_bytes - 1) / STEP_BYTES * STEP_BYTES;
-            file.set_len(left_bytes)?;
-            if stop.rest(rest) {
-                return Ok(false);
+    /// Gives a file's space back, and then its name; breaks if it is to end before. Nobody else has the file:
+    /// its only name is ours, and RocksDB closes what it removes.
+    fn shrink(&self, path: &Path, rest: Duration, stop: &Stop) -> io::Result<ControlFlow<()>> {
+        let no_follow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+        let file = File::options().write(true).custom_flags(no_follow).open(path)?;
+        let found = file.metadata()?;
+        if found.nlink() == 1 {
+            let mut left_bytes = found.len();
+            while left_bytes > STEP_BYTES && !self.is_tight() {
+                left_bytes = (left_bytes - 1) / STEP_BYTES * STEP_BYTES;
+                file.set_len(left_bytes)?;
+                if stop.rest(rest) {
+                    return Ok(ControlFlow::Break(()));
+                }
             }
         }
         fs::remove_file(path)?;
-        Ok(true)
+        Ok(ControlFlow::Continue(()))
     }
 }
 
-fn is_table(name: &OsString) -> bool {
-    Path::new(name).extension().is_some_and(|extension| extension == "sst")
+/// A plain file with a name beside ours.
+fn is_counted(file: &fs::Metadata) -> bool {
+    file.is_file() && file.nlink() > 1
+}
+
+/// The names of the tables in a folder.
+fn tables(dir: &Path) -> io::Result<HashSet<OsString>> {
+    let names = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.file_name()));
+    let is_table = |name: &OsString| Path::new(name).extension().is_some_and(|end| end == "sst");
+    names.filter(|name| name.as_ref().map_or(true, is_table)).collect()
 }

@@ -77,7 +77,7 @@ impl Default for GroupOptions {
             election_timeout_max_ms: 1500,
             snapshot_entries: 10_000,
             kept_entries: 2_000,
-            snapshot_bytes_per_second: 32 << 20,
+            snapshot_bytes_per_second: 16 << 20,
             snapshot_file_bytes: 32 << 20,
             lease_reads: false,
             votes_late: false,

@@ -30,6 +30,9 @@ use crate::outlet::Outlet;
 use crate::session::{Outgoing, Session};
 use crate::wire::Frame;
 
+/// A peer that came in so long ago says nothing of now: its connection may have gone with ours.
+const CAME_JUST_NOW: Duration = Duration::from_millis(500);
+
 /// Where a peer is and as whom we dial it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
@@ -54,9 +57,8 @@ impl Keeper {
         let limits = &self.local.limits;
         let mut backoff = Backoff::new(limits.redial_min, limits.redial_max);
         let mut came_in = self.local.came_in.subscribe();
+        let mut cut_short = None;
         loop {
-            // What came in before this dial says nothing of the next.
-            came_in = came_in.resubscribe();
             let why = match self.demand().await {
                 Some(end) => end,
                 None => self.once(&mut target, &mut backoff).await,
@@ -69,7 +71,11 @@ impl Keeper {
                 Down::NoAddress => Duration::MAX,
                 _ => backoff.wait(self.local.chance.roll()),
             };
-            self.pause(pause, &mut target, &mut came_in).await;
+            // Two that break each other's connections must not send each other dialling without a pause.
+            let calm = cut_short.map(|cut: Instant| cut + limits.redial_max);
+            if self.pause(pause, &mut target, self.peer_came(&mut came_in, calm)).await {
+                cut_short = Some(Instant::now());
+            }
         }
     }
 
@@ -128,37 +134,45 @@ impl Keeper {
     }
 
     /// Waits for the next dial; a new address or identity, the peer's coming, or the end, cuts it
-    /// short.
+    /// short. Whether it was the peer.
     async fn pause(
         &self,
         pause: Duration,
         target: &mut watch::Receiver<Target>,
-        came_in: &mut broadcast::Receiver<NodeId>,
-    ) {
-        let changed = match pause.is_zero() {
-            true => true,
+        peer_came: impl Future<Output = ()>,
+    ) -> bool {
+        let (changed, came) = match pause.is_zero() {
+            true => (true, false),
             false => tokio::select! {
-                _ = self.ended() => false,
-                _ = target.changed() => true,
-                () = self.peer_came(came_in) => true,
-                () = sleep(pause) => false,
+                _ = self.ended() => (false, false),
+                _ = target.changed() => (true, false),
+                () = peer_came => (false, true),
+                () = sleep(pause) => (false, false),
             },
         };
-        if changed && self.role == Role::Main {
+        if (changed || came) && self.role == Role::Main {
             self.outlet.hope();
         }
+        came
     }
 
-    /// Resolves when the peer may have come in since the last dial.
-    async fn peer_came(&self, came_in: &mut broadcast::Receiver<NodeId>) {
+    /// Resolves when the peer comes in, or has just done so, but not before `calm`.
+    async fn peer_came(
+        &self,
+        came_in: &mut broadcast::Receiver<(NodeId, Instant)>,
+        calm: Option<Instant>,
+    ) {
         loop {
             match came_in.recv().await {
-                Ok(node) if node == self.peer => return,
-                Ok(_) => {}
-                Err(RecvError::Lagged(_)) => return,
+                Ok((node, at)) if node == self.peer && at.elapsed() < CAME_JUST_NOW => break,
+                // Of those that were missed none may be ours: then the dial comes at its time.
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
                 // The sender is as long-lived as this task.
                 Err(RecvError::Closed) => std::future::pending().await,
             }
+        }
+        if let Some(calm) = calm {
+            sleep_until(calm).await;
         }
     }
 

@@ -27,8 +27,8 @@ pub(crate) struct Local {
     pub(crate) limits: Limits,
     pub(crate) chance: Chance,
     pub(crate) cluster: watch::Sender<Option<ClusterId>>,
-    /// Who has come in with a main connection just now.
-    pub(crate) came_in: broadcast::Sender<NodeId>,
+    /// Who has come in with a main connection, and when.
+    pub(crate) came_in: broadcast::Sender<(NodeId, Instant)>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }

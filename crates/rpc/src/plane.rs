@@ -39,7 +39,7 @@ use crate::snapshot;
 /// Large messages share no frame: each is on its way as soon as the window allows.
 const BULK_FRAME_BYTES: usize = 1;
 
-/// Who forgets one because more than so many peers come in at once dials in vain, at worst.
+/// Where more peers than so many come in at once, some are dialled at their time instead of at once.
 const CAME_IN_REMEMBERED: usize = 64;
 
 /// What a plane is made of.

@@ -18,7 +18,7 @@ use futures_util::{Stream, StreamExt};
 use stemedb_types::ClusterId;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming, async_trait};
@@ -161,7 +161,7 @@ impl Inbound {
                 admission.iter().for_each(Admission::grant);
                 if guest.role == Role::Main {
                     // Nobody may listen: no peer is in our book yet.
-                    let _ = self.local.came_in.send(guest.peer.node);
+                    let _ = self.local.came_in.send((guest.peer.node, Instant::now()));
                 }
                 return self.serve(me.cluster, guest, incoming).await;
             }

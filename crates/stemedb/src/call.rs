@@ -39,9 +39,9 @@ const LEADERLESS_WAIT_MAX: Duration = Duration::from_secs(5);
 /// each time, and in the end.
 const REROUTE_MIN: Duration = Duration::from_millis(5);
 const REROUTE_MAX: Duration = Duration::from_millis(50);
-/// So often in a row another node is asked at once, because somebody named it or the layout does. Beyond it
+/// So often in a call another node is asked at once, because somebody named it or the layout does. Beyond it
 /// they may send us round in circles.
-const HOPS_MAX: u32 = 3;
+const HOPS_MAX: u32 = 4;
 
 /// For how long at most a named write is asked for again after its first lost answer: far less than
 /// the answer of a first try is kept.
@@ -79,14 +79,7 @@ impl Core {
         let mut doubtful: Option<Instant> = None;
         let (mut hops, mut reroute) = (0, REROUTE_MIN);
         loop {
-            let route = match self.route(shard) {
-                // At its own door the caller is told of the owner, which it may reach.
-                Route::To(node) if door != Door::Own && self.liveness.is_gone(node) => {
-                    self.learn(shard, node, None);
-                    Route::Nowhere
-                }
-                route => route,
-            };
+            let route = self.live_route(shard, door);
             let as_a_follower = match &op {
                 Op::Read(read) if route != Route::Here => {
                     self.try_as_a_follower(&asked, read).await
@@ -151,14 +144,25 @@ impl Core {
                 return Err(settled(Error::unavailable(Unavailable::NoQuorum), doubtful));
             }
             // Where the one that did not serve it, or the replica here, knows of another by now.
-            let next = self.route(shard);
+            let next = self.live_route(shard, door);
             if hops < HOPS_MAX && next != route && next != Route::Nowhere {
                 hops += 1;
                 continue;
             }
-            hops = 0;
             self.wait_for_leader(shard, patience.min(Instant::now() + reroute)).await;
             reroute = REROUTE_MAX.min(reroute * 2);
+        }
+    }
+
+    /// The route, but not to a node that has gone silent. At its own door the caller is told of the owner,
+    /// which it may reach.
+    fn live_route(&self, shard: ShardId, door: Door) -> Route {
+        match self.route(shard) {
+            Route::To(node) if door != Door::Own && self.liveness.is_gone(node) => {
+                self.learn(shard, node, None);
+                Route::Nowhere
+            }
+            route => route,
         }
     }
 

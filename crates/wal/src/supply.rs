@@ -183,7 +183,7 @@ impl Supply {
         }
         let number = shelf.number();
         drop(shelf);
-        self.make(number)
+        self.make(number, false)
     }
 
     /// Makes a file so long that nothing written into that length needs space. Waits while there
@@ -279,7 +279,7 @@ impl Supply {
                 (shelf.retry, shelf.failed, shelf.making) = (false, false, true);
                 shelf.number()
             };
-            let made = self.make(number);
+            let made = self.make(number, true);
             self.shelf().making = false;
             match made {
                 Ok(spare) => self.put(spare),
@@ -322,11 +322,12 @@ impl Supply {
         self.changed.notify_all();
     }
 
-    fn make(&self, number: u64) -> io::Result<Spare> {
+    /// Makes a spare, with rests in between if nobody waits for it.
+    fn make(&self, number: u64, rests: bool) -> io::Result<Spare> {
         self.look();
         let name = segment::spare_file(number);
         let file = self.disk.create(&name)?;
-        let filled = self.fill(file.as_ref());
+        let filled = self.fill(file.as_ref(), rests);
         if filled.is_err() {
             // Its blocks are worth more than its name; nothing depends on either.
             let _ = self.disk.remove(&name);
@@ -334,7 +335,7 @@ impl Supply {
         filled.map(|()| Spare { name, file })
     }
 
-    fn fill(&self, file: &dyn File) -> io::Result<()> {
+    fn fill(&self, file: &dyn File, rests: bool) -> io::Result<()> {
         let zeros = vec![0; FILL_BYTES.min(self.segment_bytes as usize)];
         for chunk in 0..self.segment_bytes.div_ceil(zeros.len() as u64) {
             let offset = chunk * zeros.len() as u64;
@@ -342,7 +343,9 @@ impl Supply {
             file.write_at(&zeros[..bytes], offset)?;
             if chunk % FILL_SYNC_CHUNKS == FILL_SYNC_CHUNKS - 1 {
                 file.sync_data()?;
-                self.rest();
+                if rests {
+                    self.rest();
+                }
             }
         }
         file.sync_data()

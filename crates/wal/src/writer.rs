@@ -38,6 +38,10 @@ const BUFFER_KEPT_BYTES: usize = 4 << 20;
 /// Entries are moved in a round up to this many bytes, or twice what callers wrote in it. Callers wait for
 /// the round: to read and write so much takes far less than to sync it.
 const MOVED_BYTES_PER_ROUND: u64 = 64 << 10;
+/// The same for a round in which callers wrote less than this part of it: votes and marks come seldom, and
+/// a log that shrinks for them alone must not take for ever.
+const MOVED_BYTES_PER_QUIET_ROUND: u64 = 256 << 10;
+const QUIET_ROUND_BYTES: u64 = 256;
 /// Over the log's life, entries are moved for at most this many bytes per byte written.
 const MOVED_PER_WRITTEN: u64 = 4;
 /// How often in a segment a batch names all streams: damage before it is then known to have cost
@@ -327,7 +331,11 @@ impl Writer {
             return Ok(());
         }
         let quarantined = self.shared.state().quarantine.ids();
-        let mut left = MOVED_BYTES_PER_ROUND.max(2 * written).min(self.moves_allowed);
+        let at_least = match written {
+            ..QUIET_ROUND_BYTES => MOVED_BYTES_PER_QUIET_ROUND,
+            _ => MOVED_BYTES_PER_ROUND,
+        };
+        let mut left = at_least.max(2 * written).min(self.moves_allowed);
         while left > 0 && self.is_too_big() {
             let Some((stream, index, from)) = self.next_to_move(&quarantined) else { break };
             if !self.may_move(from) {

@@ -128,7 +128,9 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
+        if entry.file_name() == "trash" {
+            // Nothing of it is needed, and it goes on being emptied.
+        } else if entry.file_type().unwrap().is_dir() {
             copy(&entry.path(), &to);
         } else {
             fs::copy(entry.path(), to).unwrap();

@@ -168,7 +168,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting(
         "snapshot-bytes-per-second",
         Kind::Bytes(0, 1 << 40),
-        Some("32MiB"),
+        Some("16MiB"),
         "Bytes of snapshots this node sends to its peers in a second, at most; 0: no limit",
     ),
     setting(

@@ -268,7 +268,7 @@ fn config_show_masks_secrets_and_names_sources() {
             "block-cache-bytes = 64MiB (default)",
             "write-buffer-bytes = 64MiB (default)",
             "compaction-bytes-per-second = 128MiB (default)",
-            "snapshot-bytes-per-second = 32MiB (default)",
+            "snapshot-bytes-per-second = 16MiB (default)",
             "live-log-bytes-max = 256MiB (default)",
             "scrub-period = 24h (default)",
             "replace-after = 5m (default)",
