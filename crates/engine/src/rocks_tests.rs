@@ -268,6 +268,28 @@ fn files_of_a_snapshot_go_below_the_first_level_whatever_was_wiped_before() {
     assert_eq!(others, [&b"other"[..]; 2]);
 }
 
+/// It must be flushed for that, but not while every writer waits.
+#[test]
+fn files_are_taken_in_around_a_row_that_is_only_in_memory() {
+    let dir = TempDir::new().unwrap();
+    let store = RocksStore::open(dir.path(), Budget::default()).unwrap();
+    let row = |number| SCOPES[0].log(BucketNumber(0), Revision(number));
+    let mut rows = Rows::new();
+    rows.put(row(2), b"in memory".to_vec());
+    store.write(rows).unwrap();
+    let file = store.staging().unwrap().join("file");
+    let filled = store.write_file(&file, &mut |put| {
+        put(row(1).as_slice(), b"taken in")?;
+        put(row(3).as_slice(), b"taken in")
+    });
+    filled.unwrap();
+    assert_eq!(store.durable(&row(2)).unwrap(), None);
+    store.take_in(&[file]).unwrap();
+    let found = [1, 2, 3].map(|number| store.durable(&row(number)).unwrap().unwrap());
+    assert_eq!(found, [&b"taken in"[..], b"in memory", b"taken in"]);
+    assert_eq!(store.health(), Health::Well);
+}
+
 /// A node has one thread for everything that must not wait: an ingest stops all writers, whatever
 /// their options say.
 #[test]

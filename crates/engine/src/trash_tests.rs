@@ -73,6 +73,37 @@ fn what_a_crash_left_goes_after_the_next_start_also_where_its_number_is_in_use_a
     assert_eq!(fs::read(rocks.join("000002.sst")).unwrap(), b"another");
 }
 
+#[test]
+fn what_is_not_ours_alone_is_never_shrunk() {
+    let (dir, rocks, trash) = folders();
+    let elsewhere = dir.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::create_dir(&trash).unwrap();
+    let bytes = vec![7; 2 << 20];
+    for name in ["000001.sst", "000002.sst"] {
+        fs::write(elsewhere.join(name), &bytes).unwrap();
+    }
+    // A copy that shares the file, a link that leads to one, and somebody's notes.
+    fs::hard_link(elsewhere.join("000001.sst"), trash.join("000001.sst")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.join("000002.sst"), trash.join("000002.sst")).unwrap();
+    fs::write(trash.join("notes"), &bytes).unwrap();
+    // The same file under two names of ours, of which RocksDB has one.
+    fs::write(rocks.join("000003.sst"), &bytes).unwrap();
+    fs::hard_link(rocks.join("000003.sst"), trash.join("000003.sst")).unwrap();
+    fs::hard_link(rocks.join("000003.sst"), trash.join("000004.sst")).unwrap();
+    let _running = Trash::begin(rocks.clone(), trash.clone()).unwrap();
+    until("only names went", || names(&trash) == ["000003.sst", "notes"]);
+    let stay = [
+        elsewhere.join("000001.sst"),
+        elsewhere.join("000002.sst"),
+        trash.join("notes"),
+        rocks.join("000003.sst"),
+    ];
+    for file in stay {
+        assert_eq!(fs::read(&file).unwrap(), bytes, "{}", file.display());
+    }
+}
+
 /// So much takes seconds, and whoever closes a store does not wait for them.
 #[test]
 fn an_end_leaves_the_rest_to_the_next_start() {
