@@ -211,40 +211,23 @@ fn unfit(cause: RocksError) -> Error {
     }
 }
 
-/// Why files were not taken in. Nothing has changed.
-pub(crate) enum Refused {
-    /// A memtable holds something between their rows: it must be flushed first.
-    ForMemtable,
-    Error(Error),
-}
-
-impl Refused {
-    pub(crate) fn into_error(self) -> Error {
-        match self {
-            Self::ForMemtable => io("ingest into", "rows are written in the range of the files"),
-            Self::Error(error) => error,
-        }
-    }
-}
-
 /// Takes all files in with one edit of RocksDB's manifest: a crash leaves all or none.
 ///
-/// No memtable is flushed for them: RocksDB would do that while every writer waits, and if the volume is
-/// full then, its recovery waits for those writers, and they for it.
-pub(crate) fn take_in(db: &DB, files: &[PathBuf]) -> Result<(), Refused> {
+/// Where a memtable holds something between their rows it is flushed before. RocksDB would do that itself,
+/// but while every writer waits; if the volume is full then, its recovery waits for those writers, and they for it.
+pub(crate) fn take_in(db: &DB, files: &[PathBuf]) -> Result<(), Error> {
     if files.is_empty() {
         return Ok(());
     }
     let mut options = IngestExternalFileOptions::default();
     options.set_move_files(true);
     options.set_allow_blocking_flush(false);
-    db.ingest_external_file_opts(&options, files.to_vec()).map_err(|cause| {
-        if cause.as_ref().contains("External file requires flush") {
-            Refused::ForMemtable
-        } else {
-            Refused::Error(io("ingest into", cause))
-        }
-    })
+    let ingest = || db.ingest_external_file_opts(&options, files.to_vec());
+    let taken = ingest().or_else(|cause| match cause.as_ref() {
+        text if text.contains("External file requires flush") => db.flush().and_then(|()| ingest()),
+        _ => Err(cause),
+    });
+    taken.map_err(|cause| io("ingest into", cause))
 }
 
 /// Waits for a moment in which no compaction runs, but not for ever. One whose rows lie on both sides of

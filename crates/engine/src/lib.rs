@@ -13,6 +13,9 @@
 //! | `rocks` | the trait over RocksDB, which can be closed and opened again under it |
 //! | `map` | the trait over an ordered map that forgets, for simulation |
 //! | `options` | how RocksDB is set up: budgets, checksums, filters |
+//! | `stall` | writes that RocksDB is behind for, waited for outside of it |
+//! | `trash` | tables that RocksDB lets go, given back to the volume slowly |
+//! | `background` | threads beside those that callers wait for |
 //! | `bloom` | which part of a row's name its filter knows |
 //! | `sst` | RocksDB's table files, read block by block without RocksDB |
 //! | `manifest` | whether RocksDB's list of its files reads, before RocksDB reads it |
@@ -36,6 +39,7 @@
 //! Left out here: mending a damaged table file. One node has no second copy of its rows: the group is
 //! given up and comes back from a peer.
 
+mod background;
 mod bloom;
 pub mod check;
 pub mod crash_copy;
@@ -58,7 +62,6 @@ mod sst;
 #[cfg(test)]
 mod sst_tests;
 mod stall;
-mod stop;
 mod store;
 #[cfg(test)]
 mod store_tests;

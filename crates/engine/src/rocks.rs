@@ -3,8 +3,8 @@
 //! One column family, no log, LZ4; how it is set up is `options`' matter. What is durable is asked of
 //! RocksDB itself: with its log off, a read of the persisted tier skips the memtables and so shows
 //! what a crash would leave. The directory holds `rocks/`, which is RocksDB's,
-//! `staging/`, where snapshots are put together and which is emptied at start, `trash/`, through which RocksDB's
-//! files leave,
+//! `staging/`, where snapshots are put together and which is emptied at start,
+//! `trash/`, through which RocksDB's files leave,
 //! `FORMAT`, one line: a build that does not know it touches nothing, and `OPENED`, which says that there
 //! must be a `rocks/`. The directory itself is locked
 //! (`lock`) before anything in it is looked at, and RocksDB locks its own folder behind that.
@@ -33,7 +33,7 @@ use crate::filter::{Filters, Floors};
 use crate::lock::Lock;
 use crate::options::{self, Budget};
 use crate::rows::{Range, Row};
-use crate::stall::{self, Held, stalled};
+use crate::stall::{Turn, stalled, write_options};
 use crate::store::{Cursor, Fill, Health, Pace, RowRef, Rows, Seeker, Store, Visit};
 use crate::trash::{TRASH, Trash};
 use crate::{Error, files, format, io, manifest, scrub};
@@ -45,6 +45,7 @@ pub(crate) const STAGING: &str = "staging";
 
 /// So long a reopening waits for those who still read.
 const READERS_LEAVE_MAX: Duration = Duration::from_secs(10);
+
 /// RocksDB as the store of a node.
 pub struct RocksStore {
     /// `None` while it is opened again, and when that has failed.
@@ -54,7 +55,6 @@ pub struct RocksStore {
     dir: PathBuf,
     budget: Budget,
     staged: AtomicU64,
-    write_options: WriteOptions,
     /// How many of those are under way that hold up every write, which no option refuses.
     holds_up: AtomicUsize,
     floors: Arc<Floors>,
@@ -75,7 +75,8 @@ struct Reopening {
 /// An open RocksDB, closed when the last share of it is given back.
 pub(crate) struct Open {
     pub(crate) db: DB,
-    pub(crate) held: Held,
+    pub(crate) write_options: WriteOptions,
+    pub(crate) turn: Turn,
     /// What it was opened with: files made for it have its filters and compression.
     pub(crate) options: Options,
     /// Gone when `db` is, and so tells of it.
@@ -133,7 +134,6 @@ impl RocksStore {
             dir: dir.to_owned(),
             budget,
             staged: AtomicU64::new(0),
-            write_options: stall::write_options(),
             holds_up: AtomicUsize::new(0),
             floors,
             _trash: trash,
@@ -246,17 +246,15 @@ impl Open {
             }
         })?;
         let (tells, closed) = channel();
-        Ok((Self { db, held: Held::default(), options, _closed: tells }, closed))
+        let (write_options, turn) = (write_options(), Turn::default());
+        Ok((Self { db, write_options, turn, options, _closed: tells }, closed))
     }
 
     /// What a write would meet: RocksDB's sticky error, if it has one. Changes nothing.
     pub(crate) fn stopped(&self) -> Option<String> {
-        let mut options = WriteOptions::default();
-        options.disable_wal(true);
-        // A store that is behind with compaction is slow, not ill.
-        options.set_no_slowdown(true);
-        match self.db.write_opt(WriteBatch::default(), &options) {
+        match self.db.write_opt(WriteBatch::default(), &self.write_options) {
             Ok(()) => None,
+            // A store that is behind with compaction is slow, not ill.
             Err(cause) if stalled(&cause) => None,
             Err(cause) => Some(cause.into_string()),
         }
@@ -351,14 +349,14 @@ impl Store for RocksStore {
     }
 
     fn write(&self, rows: Rows) -> Result<(), Error> {
-        self.share("write")?.write(&rows, &self.write_options)
+        self.share("write")?.write(&rows)
     }
 
     fn write_now(&self, rows: Rows) -> Result<(), Error> {
         if self.holds_up.load(Ordering::Acquire) > 0 {
             return Err(Error::Behind);
         }
-        self.share("write")?.write_now(&rows, &self.write_options)
+        self.share("write")?.write_now(&rows)
     }
 
     fn durable(&self, row: &Row) -> Result<Option<Bytes>, Error> {
@@ -405,14 +403,7 @@ impl Store for RocksStore {
     fn take_in(&self, files: &[PathBuf]) -> Result<(), Error> {
         let open = self.share("ingest into")?;
         files::let_compactions_end(&open.db);
-        let take_in = || self.held_up(|| files::take_in(&open.db, files));
-        match take_in() {
-            Err(files::Refused::ForMemtable) => {
-                self.flush()?;
-                take_in().map_err(files::Refused::into_error)
-            }
-            taken => taken.map_err(files::Refused::into_error),
-        }
+        self.held_up(|| files::take_in(&open.db, files))
     }
 
     fn give_up(&self, range: &Range) -> Result<(), Error> {

@@ -9,7 +9,7 @@
 //! long as the last write's bytes take at that rate. So only waits that grow come to an end, and only one
 //! writer tries at a time: the others wait for its turn to end.
 //!
-//! RocksDB tells nobody when either ends: so it is asked, every few milliseconds, which costs far less than a try.
+//! RocksDB could tell its listeners when either ends, but the crate has none: so it is asked, every few milliseconds, which costs far less than a try.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
@@ -42,9 +42,9 @@ pub(crate) fn stalled(cause: &rocksdb::Error) -> bool {
 
 /// The turn of the one writer that tries again.
 #[derive(Default)]
-pub(crate) struct Held(Mutex<()>);
+pub(crate) struct Turn(Mutex<()>);
 
-impl Held {
+impl Turn {
     fn is_taken(&self) -> bool {
         matches!(self.0.try_lock(), Err(TryLockError::WouldBlock))
     }
@@ -56,16 +56,16 @@ impl Held {
 
 impl Open {
     /// See [`crate::Store::write`].
-    pub(crate) fn write(&self, rows: &Rows, how: &WriteOptions) -> Result<(), Error> {
-        match self.write_now(rows, how) {
+    pub(crate) fn write(&self, rows: &Rows) -> Result<(), Error> {
+        match self.write_now(rows) {
             Err(Error::Behind) => {}
             written => return written,
         }
-        let _turn = self.held.take();
+        let _turn = self.turn.take();
         let mut wait = SLOWED_WAIT_MIN;
         loop {
             self.wait_while_stopped()?;
-            match self.try_write(rows, how) {
+            match self.try_write(rows) {
                 Err(Error::Behind) => self.wait_while_slowed(wait),
                 written => return written,
             }
@@ -74,12 +74,12 @@ impl Open {
     }
 
     /// See [`crate::Store::write_now`].
-    pub(crate) fn write_now(&self, rows: &Rows, how: &WriteOptions) -> Result<(), Error> {
-        if self.held.is_taken() { Err(Error::Behind) } else { self.try_write(rows, how) }
+    pub(crate) fn write_now(&self, rows: &Rows) -> Result<(), Error> {
+        if self.turn.is_taken() { Err(Error::Behind) } else { self.try_write(rows) }
     }
 
-    fn try_write(&self, rows: &Rows, how: &WriteOptions) -> Result<(), Error> {
-        let written = self.db.write_opt(batch_of(rows), how);
+    fn try_write(&self, rows: &Rows) -> Result<(), Error> {
+        let written = self.db.write_opt(batch_of(rows), &self.write_options);
         written.map_err(|cause| if stalled(&cause) { Error::Behind } else { io("write", cause) })
     }
 

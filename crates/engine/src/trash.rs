@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::stop::Stop;
+use crate::background::{Stop, be_nice};
 
 /// The folder in a store's.
 pub(crate) const TRASH: &str = "trash";
@@ -44,8 +44,6 @@ const BACKLOG_MAX: Duration = Duration::from_secs(8);
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// A volume of which less than this part is free has no room for what nobody needs.
 const FREE_PART: u64 = 16;
-/// How much nicer than others the thread is.
-const NICENESS: i32 = 10;
 
 /// The thread that does it, ended when this is dropped.
 pub(crate) struct Trash {
@@ -64,8 +62,7 @@ impl Trash {
         let stop = Arc::new(Stop::default());
         let stopped = stop.clone();
         let thread = thread::Builder::new().name("trash".to_owned()).spawn(move || {
-            // Where that is not allowed, it is only less nice.
-            let _ = rustix::process::setpriority_process(None, NICENESS);
+            be_nice();
             let mut bin = Bin { rocks, trash, named: HashSet::new(), names: true };
             let mut told = false;
             loop {

@@ -39,7 +39,7 @@ pub(crate) const MARK_COMMITTED: u8 = 2;
 /// Which generation of the store's rows the log goes with.
 pub(crate) const MARK_GENERATION: u8 = 3;
 
-/// Most bytes of entries read in one go: bounds a message to a follower that is far behind.
+/// Most bytes of entries read in one go.
 const READ_BYTES_MAX: usize = 4 << 20;
 /// Entries sent to a follower in one message, once they are so many bytes. They are read, and there decoded
 /// and applied, on the one thread that also serves callers.

@@ -322,7 +322,7 @@ impl Supply {
         self.changed.notify_all();
     }
 
-    /// Makes a spare, with rests in between if nobody waits for it.
+    /// Makes a spare; the helper, which works ahead, with rests in between.
     fn make(&self, number: u64, rests: bool) -> io::Result<Spare> {
         self.look();
         let name = segment::spare_file(number);

@@ -38,9 +38,10 @@ const BUFFER_KEPT_BYTES: usize = 4 << 20;
 /// Entries are moved in a round up to this many bytes, or twice what callers wrote in it. Callers wait for
 /// the round: to read and write so much takes far less than to sync it.
 const MOVED_BYTES_PER_ROUND: u64 = 64 << 10;
-/// The same for a round in which callers wrote less than this part of it: votes and marks come seldom, and
-/// a log that shrinks for them alone must not take for ever.
+/// The same for a round in which callers wrote next to nothing: votes and marks come seldom, and a log that
+/// shrinks for them alone must not take for ever.
 const MOVED_BYTES_PER_QUIET_ROUND: u64 = 256 << 10;
+/// A round with fewer bytes from callers is a quiet one.
 const QUIET_ROUND_BYTES: u64 = 256;
 /// Over the log's life, entries are moved for at most this many bytes per byte written.
 const MOVED_PER_WRITTEN: u64 = 4;

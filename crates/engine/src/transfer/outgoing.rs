@@ -15,9 +15,9 @@ use stemedb_types::GroupId;
 
 use super::format::{Head, ROWS_BYTES_MAX};
 use super::{SnapshotId, Throttle, refuse};
+use crate::background::{Stop, be_nice};
 use crate::group::Group;
 use crate::rows::{SCOPE_BYTES, Scope};
-use crate::stop::Stop;
 use crate::store::{Cursor, Put, Store};
 use crate::{Error, Row};
 
@@ -25,8 +25,6 @@ use crate::{Error, Row};
 const PIECE_BYTES: usize = 256 << 10;
 /// Rows read before the thread rests.
 const SLICE_BYTES: usize = 32 << 10;
-/// How much nicer than others the thread is.
-const NICENESS: i32 = 10;
 
 /// On what terms a snapshot is sent.
 #[derive(Clone, Debug)]
@@ -161,8 +159,7 @@ fn run(
     ready: &mpsc::SyncSender<Result<Bytes, Error>>,
     orders: &mpsc::Receiver<Order>,
 ) {
-    // Where that is not allowed, it is only less nice.
-    let _ = rustix::process::setpriority_process(None, NICENESS);
+    be_nice();
     let begun = View::begin(group, &terms, stop).and_then(|mut view| {
         let applied = view.applied()?;
         Ok((view, applied))

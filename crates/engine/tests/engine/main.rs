@@ -14,4 +14,7 @@ mod meta;
 mod scrub;
 mod snapshot;
 mod store;
+mod streams;
+mod tampered;
 mod view;
+mod watched;

@@ -1,7 +1,16 @@
-//! The word to a thread that is to end, and its rests until then.
+//! Threads beside those that callers wait for: they are nicer, rest, and end when it is said.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// How much nicer than others such a thread is.
+const NICENESS: i32 = 10;
+
+/// Makes this thread nicer.
+pub(crate) fn be_nice() {
+    // Where that is not allowed, it is only less nice.
+    let _ = rustix::process::setpriority_process(None, NICENESS);
+}
 
 /// Says once that a thread is to end, and wakes it where it rests.
 #[derive(Default)]
