@@ -40,8 +40,8 @@ const STEP_BYTES: u64 = 1 << 20;
 const STEP_REST_MAX: Duration = Duration::from_millis(32);
 /// However much there is, it is gone in about so long: else it would pile up beside busy compactions.
 const BACKLOG_MAX: Duration = Duration::from_secs(8);
-/// Between two looks at which files there are.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Between two looks at which files there are. An idle store is woken by it.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A volume of which less than this part is free has no room for what nobody needs.
 const FREE_PART: u64 = 16;
 

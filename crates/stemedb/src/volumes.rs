@@ -1,7 +1,7 @@
 //! Looks at the volumes, tells the peers, and keeps out what there is no room for.
 //!
 //! ```text
-//!  statvfs, each 200 ms ─┐
+//!  statvfs, now and then ┐
 //!  the log found no room ┼─► level ─► execute: 507          (decided in [`crate::disk`])
 //!  the log is too long ──┘     ├────► groups: take no entries
 //!                              ├────► peers: `DISK`, on a change and each second while not open
@@ -29,10 +29,12 @@ use stemedb_engine::Health;
 use stemedb_machine::shard::Write;
 use stemedb_raft::{Group, Leadership, Level, Space};
 use stemedb_types::NodeId;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep};
 
 use crate::core::{Core, locked};
-use crate::disk::{BELIEVED_FOR, Marks, TELL_INTERVAL, holds_up, lets_in, of_a_majority};
+use crate::disk::{
+    BELIEVED_FOR, Marks, TELL_INTERVAL, holds_up, lets_in, next_look, of_a_majority,
+};
 use crate::monitor::look_at_the_disk;
 use crate::options::Fatal;
 use crate::wire::{DISK, encode_level};
@@ -41,10 +43,6 @@ use crate::{Error, Unavailable};
 /// What the volumes are called.
 pub(crate) const LOG: &str = "log";
 pub(crate) const STORE: &str = "store";
-/// Between two looks at the free bytes, and whether a disk has failed: that stops the log's writer
-/// at once, and this only says so. The reserve is at least what this node writes meanwhile: half of it, from the
-/// mark of a full volume to that of a spent one, is gone sooner than one may think (8 MiB in 200 ms, seen).
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a peer may take to hear of a level.
 const TELL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -140,6 +138,20 @@ impl Disks {
         drop(looks);
         self.weigh();
         news
+    }
+
+    /// What may be written to either volume before there is anything to say; nothing where one did not
+    /// say what is free.
+    fn room_bytes(&self) -> u64 {
+        let looks = locked(&self.looks);
+        if looks.len() < self.volumes.len() {
+            return 0;
+        }
+        looks
+            .iter()
+            .map(|look| look.marks.room_bytes(look.level, look.free_bytes))
+            .min()
+            .unwrap_or(0)
     }
 
     /// Whether writes need a closer look.
@@ -265,7 +277,8 @@ impl Core {
         join_all(others.map(|node| self.ask(node, DISK, encode_level(level), deadline))).await;
     }
 
-    fn hold_up_a_long_log(&self) {
+    /// Holds up the log where it is too long. Returns what it may grow by until then.
+    fn hold_up_a_long_log(&self) -> u64 {
         let live_bytes = self.living_log_bytes();
         let before = self.disks.space.is_held_up();
         let now = holds_up(before, live_bytes, self.log_stop_bytes);
@@ -273,28 +286,30 @@ impl Core {
             tracing::warn!(live_bytes, held_up = now, "whether the log may grow has changed");
             self.disks.space.hold_up(now);
         }
+        if now { 0 } else { self.log_stop_bytes.saturating_sub(live_bytes) }
     }
 }
 
 /// Looks at the disks until the node stops.
 pub(crate) async fn watch_disks(core: Arc<Core>) {
-    let mut ticks = interval(LOOK_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut tell_again = Instant::now();
+    let (mut tell_again, mut rest) = (Instant::now(), Duration::ZERO);
     loop {
         tokio::select! {
             () = core.stop.cancelled() => return,
             () = core.disks.space.got_stuck() => {}
-            _ = ticks.tick() => {}
+            () = sleep(rest) => {}
         }
         look_at_the_disk(&core);
         if let Health::Broken(cause) = core.store.health() {
             core.fail(Fatal::Disk(format!("the store failed: {cause}")));
         }
-        core.hold_up_a_long_log();
+        let log_room_bytes = core.hold_up_a_long_log();
         let news = core.disks.look();
         let level = core.disks.space.level();
-        let due = level != Level::Open && Instant::now() >= tell_again;
+        let calm = level == Level::Open;
+        let room_bytes = if calm { core.disks.room_bytes().min(log_room_bytes) } else { 0 };
+        rest = next_look(room_bytes);
+        let due = !calm && Instant::now() >= tell_again;
         if news || due {
             tell_again = Instant::now() + TELL_INTERVAL;
             let telling = core.clone();
@@ -304,7 +319,7 @@ pub(crate) async fn watch_disks(core: Arc<Core>) {
                     () = telling.tell_level(level) => {}
                 }
             });
-            if level != Level::Open {
+            if !calm {
                 core.shed_leaderships().await;
             }
         }
