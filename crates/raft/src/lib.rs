@@ -93,6 +93,7 @@ mod suite_tests;
 pub use applier::Applied;
 pub use damage::{Damage, Part, applied_entry};
 pub use evidence::{Evidence, NoEvidence};
+pub use grid::Ticks;
 pub use group::{Group, GroupOptions, Leadership, LogEnd, Position, ReadView, Standing};
 pub use groups::{Groups, GroupsOptions};
 pub use inbound::{Kind, kinds};

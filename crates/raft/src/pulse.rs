@@ -14,16 +14,14 @@ use std::sync::{PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
+use crate::grid::Ticks;
 use crate::groups::Open;
-use crate::runtime::coarse;
 
 /// Beats for as long as the groups are there.
 pub(crate) async fn beat(open: Weak<Open>, every: Duration) {
-    // With the groups' own timers: one wake-up for both.
-    let mut ticks = interval_at(coarse(Instant::now() + every), every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // As a rule with the groups' own timers: one wake-up for both.
+    let mut ticks = Ticks::after(every);
     loop {
         ticks.tick().await;
         let Some(open) = open.upgrade() else { return };

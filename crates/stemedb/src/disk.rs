@@ -26,14 +26,14 @@ pub(crate) const BELIEVED_FOR: Duration = Duration::from_secs(3);
 /// Between two messages of a node whose disks are not open.
 pub(crate) const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Between two looks at the free bytes, at least. The reserve is at least what this node writes
+/// Between two looks at the free bytes near a mark. The reserve is at least what this node writes
 /// meanwhile: half of it, from the mark of a full volume to that of a spent one, is gone sooner than one
 /// may think (8 MiB in 200 ms, seen).
-const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(50);
-/// The same, where the marks are far away. As long may it take until a disk that has failed is said to have.
-const LOOK_INTERVAL_MAX: Duration = Duration::from_millis(250);
-/// Disks that fill faster than this are not reckoned with: 1 GiB in a second.
-const FILL_BYTES_PER_MS: u64 = 1 << 20;
+const LOOK_INTERVAL_NEAR: Duration = Duration::from_millis(50);
+/// The same, far from all marks. So long may it take until a disk that has failed is said to have.
+const LOOK_INTERVAL_FAR: Duration = Duration::from_millis(500);
+/// With more room than this a mark is far: a disk does not take as much between two looks.
+const NEAR_BYTES: u64 = 512 << 20;
 
 /// Where a volume counts as full and as spent, in free bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,11 +73,10 @@ impl Marks {
     }
 }
 
-/// When to look again where so much may be written before there is anything to see. An idle node
-/// with room would otherwise do little else than look.
+/// How long until the next look where so much may be written before there is anything to see. An idle
+/// node with room would otherwise do little else than look.
 pub(crate) fn next_look(room_bytes: u64) -> Duration {
-    let filled = Duration::from_millis(room_bytes / FILL_BYTES_PER_MS);
-    filled.clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX)
+    if room_bytes < NEAR_BYTES { LOOK_INTERVAL_NEAR } else { LOOK_INTERVAL_FAR }
 }
 
 /// What a majority of voters can take; each is at the level given.
@@ -186,7 +185,7 @@ mod tests {
         let marks = Marks { reserve_bytes: 100 * MIB, floor_bytes: 50 * MIB };
         let look_ms =
             |level, free_mib| next_look(marks.room_bytes(level, free_mib * MIB)).as_millis();
-        for (free_mib, ms) in [(0, 50), (100, 50), (150, 50), (220, 120), (350, 250), (9999, 250)] {
+        for (free_mib, ms) in [(0, 50), (100, 50), (611, 50), (612, 500), (9999, 500)] {
             assert_eq!(look_ms(Open, free_mib), ms, "{free_mib} MiB free");
         }
         assert_eq!(look_ms(Full, 110), 50, "full: any file that goes may open it again");

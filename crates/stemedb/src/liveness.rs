@@ -19,12 +19,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use stemedb_raft::Evidence;
+use stemedb_raft::{Evidence, Ticks};
 use stemedb_rpc::{Down, Envelope, Error as RpcError, Lane, Link, NotSent, Plane};
 use stemedb_types::{GroupId, NodeId, ReplicaId};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
 use crate::core::Core;
 use crate::wire::PING;
@@ -156,8 +156,7 @@ async fn watch_peer(plane: Arc<Plane>, liveness: Liveness, node: NodeId) {
     let mut link = plane.link(node);
     let answer = Arc::new((AtomicBool::new(false), Notify::new()));
     let mut silence = Silence::new();
-    let mut ticks = interval(PING_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = Ticks::new(PING_INTERVAL);
     loop {
         let broken = is_broken(&link.borrow_and_update());
         if broken {
@@ -172,7 +171,7 @@ async fn watch_peer(plane: Arc<Plane>, liveness: Liveness, node: NodeId) {
             },
             () = answer.1.notified() => silence.misses = 0,
             // Its own moment is when it was due: only the clock tells that this node stood still.
-            _ = ticks.tick() => {
+            () = ticks.tick() => {
                 let now = Instant::now();
                 silence.ask(now, answer.0.swap(false, Ordering::Relaxed));
                 ping(&plane, node, now, &answer);

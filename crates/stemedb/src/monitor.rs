@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use stemedb_engine::Health;
 use stemedb_raft::wal::StreamId;
-use stemedb_raft::{Damage, Leadership, Part};
+use stemedb_raft::{Damage, Leadership, Part, Ticks};
 use stemedb_rpc::TurnedAway;
 use stemedb_types::{GroupId, NodeId};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
 use crate::core::{Core, locked};
 use crate::damage::{Finding, show_counters};
@@ -43,12 +43,11 @@ pub(crate) async fn monitor(core: Arc<Core>) {
     show_counters();
     metrics::gauge!("stemedb_failed").set(0.0);
     let (begun, mut still_long, mut flushed) = (Instant::now(), false, None);
-    let mut ticks = interval(LOOK_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = Ticks::new(LOOK_INTERVAL);
     loop {
         tokio::select! {
             () = core.stop.cancelled() => return,
-            _ = ticks.tick() => {}
+            () = ticks.tick() => {}
         }
         show_gauges(&core);
         if begun.elapsed() < NEWCOMER_FOR
@@ -101,8 +100,7 @@ pub(crate) fn look_at_the_disk(core: &Core) {
 /// is applied here: only then was the quorum heard, and what it has decided is known. (A leader
 /// that answers may itself be cut off from the majority.)
 async fn listen_for_the_meta_quorum(core: &Core) {
-    let mut ticks = interval(LOOK_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = Ticks::new(LOOK_INTERVAL);
     loop {
         ticks.tick().await;
         let Some(meta) = core.groups.get(GroupId::META) else { continue };

@@ -13,9 +13,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stemedb_raft::{Group, Leadership, Level, Members};
+use stemedb_raft::{Group, Leadership, Level, Members, Ticks};
 use stemedb_types::{GroupId, NodeId, ReplicaId};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::core::{Core, Phase};
 
@@ -55,13 +55,12 @@ fn heir(own: NodeId, led_for: Duration, is_meta: bool, order: &[Candidate]) -> O
 
 /// Looks until the node stops.
 pub(crate) async fn prefer_leaders(core: Arc<Core>) {
-    let mut ticks = interval(LOOK_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = Ticks::new(LOOK_INTERVAL);
     let mut led = LedSince::new();
     loop {
         tokio::select! {
             () = core.stop.cancelled() => return,
-            _ = ticks.tick() => {}
+            () = ticks.tick() => {}
         }
         // One that goes down hands over by itself.
         let is_member = || *core.phase.borrow() == Phase::Member;

@@ -27,9 +27,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use stemedb_engine::Health;
 use stemedb_machine::shard::Write;
-use stemedb_raft::{Group, Leadership, Level, Space};
+use stemedb_raft::{Group, Leadership, Level, Space, Ticks};
 use stemedb_types::NodeId;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::core::{Core, locked};
 use crate::disk::{
@@ -292,12 +292,13 @@ impl Core {
 
 /// Looks at the disks until the node stops.
 pub(crate) async fn watch_disks(core: Arc<Core>) {
-    let (mut tell_again, mut rest) = (Instant::now(), Duration::ZERO);
+    let mut tell_again = Instant::now();
+    let mut ticks = Ticks::new(next_look(0));
     loop {
         tokio::select! {
             () = core.stop.cancelled() => return,
             () = core.disks.space.got_stuck() => {}
-            () = sleep(rest) => {}
+            () = ticks.tick() => {}
         }
         look_at_the_disk(&core);
         if let Health::Broken(cause) = core.store.health() {
@@ -308,7 +309,7 @@ pub(crate) async fn watch_disks(core: Arc<Core>) {
         let level = core.disks.space.level();
         let calm = level == Level::Open;
         let room_bytes = if calm { core.disks.room_bytes().min(log_room_bytes) } else { 0 };
-        rest = next_look(room_bytes);
+        ticks.set_every(next_look(room_bytes));
         let due = !calm && Instant::now() >= tell_again;
         if news || due {
             tell_again = Instant::now() + TELL_INTERVAL;
