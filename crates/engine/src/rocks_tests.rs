@@ -334,3 +334,58 @@ fn while_files_are_taken_in_a_hasty_write_is_refused_and_the_store_is_well() {
         assert!(writer.join().unwrap());
     });
 }
+
+/// RocksDB refuses what it is behind for; whoever can wait does, outside of it, and gets through.
+#[test]
+fn writes_that_are_slowed_or_stopped_wait_take_turns_and_are_all_there() {
+    const WRITERS: u64 = 4;
+    const ROWS: u64 = 32;
+    let dir = TempDir::new().unwrap();
+    let store = RocksStore::open(dir.path(), Budget::default()).unwrap();
+    let row = |writer: u64, number| SCOPES[0].log(BucketNumber(writer as u32), Revision(number));
+    let one = |writer, number| {
+        let mut rows = Rows::new();
+        rows.put(row(writer, number), vec![7; 64 << 10]);
+        rows
+    };
+    for number in 0..2 {
+        store.write(one(9, number)).unwrap();
+        store.flush().unwrap();
+    }
+    let set = |slowed_at: &str, stopped_at: &str| {
+        let options = [
+            ("level0_file_num_compaction_trigger", "1000"),
+            ("level0_slowdown_writes_trigger", slowed_at),
+            ("level0_stop_writes_trigger", stopped_at),
+        ];
+        store.share("test").unwrap().db.set_options(&options).unwrap();
+    };
+    let write_all = |writer| (0..ROWS).for_each(|n| store.write(one(writer, n)).unwrap());
+
+    // Two files slow it down: a hasty write is refused sooner or later, and others get through.
+    set("2", "1000");
+    std::thread::scope(|threads| {
+        (0..WRITERS).for_each(|writer| drop(threads.spawn(move || write_all(writer))));
+        let refused = (0..100_000).any(|n| match store.write_now(one(8, n % ROWS)) {
+            Ok(()) => false,
+            Err(Error::Behind) => true,
+            Err(error) => panic!("{error}"),
+        });
+        assert!(refused, "never slowed");
+    });
+    // They stop it: one that waits gets through when it goes on.
+    set("2", "2");
+    std::thread::scope(|threads| {
+        let waits = threads.spawn(|| store.write(one(7, 0)));
+        assert!(matches!(store.write_now(one(8, 0)), Err(Error::Behind)));
+        assert!(store.get(&row(7, 0)).unwrap().is_none() && !waits.is_finished());
+        set("1000", "1000");
+        waits.join().unwrap().unwrap();
+    });
+    store.write_now(one(8, 0)).unwrap();
+    let written = (0..WRITERS).flat_map(|writer| (0..ROWS).map(move |number| (writer, number)));
+    for (writer, number) in written.chain([(7, 0)]) {
+        assert!(store.get(&row(writer, number)).unwrap().is_some(), "{writer} {number}");
+    }
+    assert_eq!(store.health(), Health::Well);
+}

@@ -40,8 +40,10 @@ const STEP_BYTES: u64 = 1 << 20;
 const STEP_REST_MAX: Duration = Duration::from_millis(32);
 /// However much there is, it is gone in about so long: else it would pile up beside busy compactions.
 const BACKLOG_MAX: Duration = Duration::from_secs(8);
-/// Between two looks at which files there are. An idle store is woken by it.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks at which files there are, while they come and go.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// The same, where the last look found nothing new: an idle store is woken by it.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// A volume of which less than this part is free has no room for what nobody needs.
 const FREE_PART: u64 = 16;
 
@@ -66,15 +68,19 @@ impl Trash {
             let mut bin = Bin { rocks, trash, named: HashSet::new(), names: true };
             let mut told = false;
             loop {
-                // A folder that can't be read now may be read later, and nothing hangs on it.
-                match bin.look(&stopped) {
-                    Err(error) if !told => {
-                        tracing::warn!(%error, "removed tables are not given back to the volume");
+                let rest = match bin.look(&stopped) {
+                    Ok(true) => LOOK_INTERVAL,
+                    Ok(false) => IDLE_INTERVAL,
+                    // A folder that can't be read now may be read later, and nothing hangs on it.
+                    Err(error) => {
+                        if !told {
+                            tracing::warn!(%error, "removed tables are not given back to the volume");
+                        }
                         told = true;
+                        IDLE_INTERVAL
                     }
-                    _ => {}
-                }
-                if stopped.rest(LOOK_INTERVAL) {
+                };
+                if stopped.rest(rest) {
                     return;
                 }
             }
@@ -103,14 +109,17 @@ struct Bin {
 }
 
 impl Bin {
-    fn look(&mut self, stop: &Stop) -> io::Result<()> {
+    /// Names, shrinks and takes away what is to be. Whether there was anything.
+    fn look(&mut self, stop: &Stop) -> io::Result<bool> {
         let trash = tables(&self.trash)?;
         if self.is_tight() {
             self.named.clear();
-            return trash.iter().try_for_each(|name| fs::remove_file(self.trash.join(name)));
+            trash.iter().try_for_each(|name| fs::remove_file(self.trash.join(name)))?;
+            return Ok(!trash.is_empty());
         }
         let living = tables(&self.rocks)?;
         let (mut gone, mut gone_bytes) = (Vec::new(), 0);
+        let found = self.names && trash != living;
         for name in trash {
             if living.contains(&name) && (self.named.contains(&name) || self.is_same(&name)) {
                 self.named.insert(name);
@@ -134,7 +143,7 @@ impl Bin {
                 break;
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     fn is_tight(&self) -> bool {

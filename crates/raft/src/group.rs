@@ -90,7 +90,7 @@ impl GroupOptions {
         let config = openraft::Config {
             cluster_name: format!("group-{group}"),
             // We give the beat (`pulse`). This is how long one may go unanswered, and its thirteen
-            // 64ths are openraft's grain of time: each group wakes so often.
+            // 64ths are openraft's grain of time, but for what `grid` makes of it.
             enable_heartbeat: false,
             heartbeat_interval: (self.heartbeat_interval_ms * 2)
                 .min(self.election_timeout_min_ms.saturating_sub(1)),
@@ -283,7 +283,7 @@ impl Group {
         let freshness = Arc::<Freshness>::default();
         let rounds = Rounds { leases: leases.clone(), freshness: freshness.clone() };
         spawn(confirm_reads(raft.clone(), waiting, rounds));
-        spawn(watch_leadership(raft.server_metrics(), seen));
+        spawn(watch_leadership(raft.server_metrics(), seen, space.clone()));
         let kept_entries = options.group.kept_entries;
         Ok(Self(Arc::new(Shared {
             id,
@@ -605,7 +605,11 @@ type ServerMetrics = openraft::type_config::alias::WatchReceiverOf<
 >;
 
 /// Holds no handle on the group: it must end with the last one, and openraft with it.
-async fn watch_leadership(mut metrics: ServerMetrics, seen: watch::Sender<Leadership>) {
+async fn watch_leadership(
+    mut metrics: ServerMetrics,
+    seen: watch::Sender<Leadership>,
+    space: Space,
+) {
     loop {
         let now = {
             let metrics = metrics.borrow_watched();
@@ -633,6 +637,7 @@ async fn watch_leadership(mut metrics: ServerMetrics, seen: watch::Sender<Leader
         if ended {
             // A replica that has stopped leads nothing and knows of nobody who does.
             seen.send_replace(Leadership::Unknown);
+            space.ask_to_look();
             return;
         }
     }

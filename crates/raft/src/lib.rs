@@ -31,6 +31,7 @@
 //! | `members` | who is a member of a group, and how that changes |
 //! | `queue` | commands and reads that wait together travel together |
 //! | `grid` | timers that need not be exact ring together |
+//! | `ticks` | what a node does each interval, at moments it shares |
 //! | `pulse` | heartbeats of all groups, together |
 //! | `evidence` | what lets a vote past the lease of a leader that is gone |
 //! | `reading` | reads at any replica, and how old what it has may be |
@@ -80,6 +81,7 @@ mod space;
 mod survivor;
 mod synced;
 mod taking;
+mod ticks;
 mod transport;
 mod types;
 
@@ -93,7 +95,6 @@ mod suite_tests;
 pub use applier::Applied;
 pub use damage::{Damage, Part, applied_entry};
 pub use evidence::{Evidence, NoEvidence};
-pub use grid::Ticks;
 pub use group::{Group, GroupOptions, Leadership, LogEnd, Position, ReadView, Standing};
 pub use groups::{Groups, GroupsOptions};
 pub use inbound::{Kind, kinds};
@@ -106,6 +107,7 @@ pub use space::{Level, Space};
 /// The node's log, which the façade opens and the groups share.
 pub use stemedb_wal as wal;
 pub use survivor::{Remains, Survivor};
+pub use ticks::Ticks;
 pub use transport::Transport;
 
 /// What a replicated command gave.

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::grid::Ticks;
 use crate::groups::Open;
+use crate::ticks::Ticks;
 
 /// Beats for as long as the groups are there.
 pub(crate) async fn beat(open: Weak<Open>, every: Duration) {

@@ -88,9 +88,15 @@ impl Space {
         self.stuck.load(Ordering::Relaxed) > 0
     }
 
-    /// Waits until an append finds no room.
-    pub async fn got_stuck(&self) {
+    /// Waits until the disks are to be looked at: an append found no room, or a replica has stopped, and
+    /// it may be for a disk that failed.
+    pub async fn asked_to_look(&self) {
         self.news.notified().await;
+    }
+
+    /// Says that a replica has stopped.
+    pub(crate) fn ask_to_look(&self) {
+        self.news.notify_one();
     }
 
     /// Waits until it makes sense to try an append again that found the log full.
@@ -98,7 +104,7 @@ impl Space {
         let mut level = self.level.subscribe();
         self.stuck.fetch_add(1, Ordering::Relaxed);
         let _stuck = Stuck(self);
-        self.news.notify_one();
+        self.ask_to_look();
         let _ = tokio::time::timeout(RETRY_INTERVAL, level.changed()).await;
     }
 }
@@ -123,7 +129,7 @@ mod tests {
             let space = space.clone();
             async move { space.wait().await }
         });
-        space.got_stuck().await;
+        space.asked_to_look().await;
         assert!(space.is_stuck());
         space.set(Level::Spent);
         waiting.await.expect("goes on");

@@ -249,7 +249,7 @@ async fn an_append_that_waits_for_room_hears_that_the_replica_stops() {
             index += 1;
         }
     });
-    in_time("the log fills", space.got_stuck()).await;
+    in_time("the log fills", space.asked_to_look()).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!filling.is_finished(), "it waits for room");
     closing.say();

@@ -26,13 +26,15 @@ pub(crate) const BELIEVED_FOR: Duration = Duration::from_secs(3);
 /// Between two messages of a node whose disks are not open.
 pub(crate) const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Between two looks at the free bytes near a mark. The reserve is at least what this node writes
+/// Between two looks at a volume that is near a mark. The reserve is at least what this node writes
 /// meanwhile: half of it, from the mark of a full volume to that of a spent one, is gone sooner than one
 /// may think (8 MiB in 200 ms, seen).
-const LOOK_INTERVAL_NEAR: Duration = Duration::from_millis(50);
-/// The same, far from all marks. So long may it take until a disk that has failed is said to have.
+pub(crate) const LOOK_INTERVAL_NEAR: Duration = Duration::from_millis(50);
+/// The same, far from all marks. A disk that fails stops the log's writer and the replicas it hit at once; the
+/// first of those to stop has the disks looked at, and does not wait for this.
 const LOOK_INTERVAL_FAR: Duration = Duration::from_millis(500);
-/// With more room than this a mark is far: a disk does not take as much between two looks.
+/// With more room than this a mark is far: this node does not write as much between two looks. Another
+/// program may, at one stroke; that was too quick for any interval, and is what the reserve is for.
 const NEAR_BYTES: u64 = 512 << 20;
 
 /// Where a volume counts as full and as spent, in free bytes.
@@ -188,6 +190,8 @@ mod tests {
         for (free_mib, ms) in [(0, 50), (100, 50), (611, 50), (612, 500), (9999, 500)] {
             assert_eq!(look_ms(Open, free_mib), ms, "{free_mib} MiB free");
         }
+        // Nearly two intervals may pass after one that came late: 500 MB in a second are no harm.
+        assert!(u128::from(NEAR_BYTES / 500_000) >= 2 * LOOK_INTERVAL_FAR.as_millis());
         assert_eq!(look_ms(Full, 110), 50, "full: any file that goes may open it again");
         assert_eq!(look_ms(Spent, 9999), 50, "just freed");
     }

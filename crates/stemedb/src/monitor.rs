@@ -47,7 +47,7 @@ pub(crate) async fn monitor(core: Arc<Core>) {
     loop {
         tokio::select! {
             () = core.stop.cancelled() => return,
-            () = ticks.tick() => {}
+            _ = ticks.tick() => {}
         }
         show_gauges(&core);
         if begun.elapsed() < NEWCOMER_FOR

@@ -60,7 +60,7 @@ pub(crate) async fn prefer_leaders(core: Arc<Core>) {
     loop {
         tokio::select! {
             () = core.stop.cancelled() => return,
-            () = ticks.tick() => {}
+            _ = ticks.tick() => {}
         }
         // One that goes down hands over by itself.
         let is_member = || *core.phase.borrow() == Phase::Member;

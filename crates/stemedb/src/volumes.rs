@@ -33,7 +33,8 @@ use tokio::time::Instant;
 
 use crate::core::{Core, locked};
 use crate::disk::{
-    BELIEVED_FOR, Marks, TELL_INTERVAL, holds_up, lets_in, next_look, of_a_majority,
+    BELIEVED_FOR, LOOK_INTERVAL_NEAR, Marks, TELL_INTERVAL, holds_up, lets_in, next_look,
+    of_a_majority,
 };
 use crate::monitor::look_at_the_disk;
 use crate::options::Fatal;
@@ -140,8 +141,8 @@ impl Disks {
         news
     }
 
-    /// What may be written to either volume before there is anything to say; nothing where one did not
-    /// say what is free.
+    /// What may be written to either volume before there is anything to say; nothing where one has never
+    /// said what is free.
     fn room_bytes(&self) -> u64 {
         let looks = locked(&self.looks);
         if looks.len() < self.volumes.len() {
@@ -173,7 +174,9 @@ impl Disks {
     }
 
     pub(crate) fn level_of(&self, peer: NodeId) -> Level {
-        locked(&self.peers).get(&peer).map_or(Level::Open, |(level, _)| *level)
+        let peers = locked(&self.peers);
+        let believed = peers.get(&peer).filter(|(_, heard)| heard.elapsed() < BELIEVED_FOR);
+        believed.map_or(Level::Open, |(level, _)| *level)
     }
 
     /// Whether the store's volume has room for what is in memory.
@@ -293,12 +296,12 @@ impl Core {
 /// Looks at the disks until the node stops.
 pub(crate) async fn watch_disks(core: Arc<Core>) {
     let mut tell_again = Instant::now();
-    let mut ticks = Ticks::new(next_look(0));
+    let mut ticks = Ticks::new(LOOK_INTERVAL_NEAR);
     loop {
         tokio::select! {
             () = core.stop.cancelled() => return,
-            () = core.disks.space.got_stuck() => {}
-            () = ticks.tick() => {}
+            () = core.disks.space.asked_to_look() => {}
+            _ = ticks.tick() => {}
         }
         look_at_the_disk(&core);
         if let Health::Broken(cause) = core.store.health() {
@@ -307,10 +310,10 @@ pub(crate) async fn watch_disks(core: Arc<Core>) {
         let log_room_bytes = core.hold_up_a_long_log();
         let news = core.disks.look();
         let level = core.disks.space.level();
-        let calm = level == Level::Open;
-        let room_bytes = if calm { core.disks.room_bytes().min(log_room_bytes) } else { 0 };
+        let is_open = level == Level::Open;
+        let room_bytes = if is_open { core.disks.room_bytes().min(log_room_bytes) } else { 0 };
         ticks.set_every(next_look(room_bytes));
-        let due = !calm && Instant::now() >= tell_again;
+        let due = !is_open && Instant::now() >= tell_again;
         if news || due {
             tell_again = Instant::now() + TELL_INTERVAL;
             let telling = core.clone();
@@ -320,7 +323,7 @@ pub(crate) async fn watch_disks(core: Arc<Core>) {
                     () = telling.tell_level(level) => {}
                 }
             });
-            if !calm {
+            if !is_open {
                 core.shed_leaderships().await;
             }
         }
