@@ -9,7 +9,8 @@
 //! long as the last write's bytes take at that rate. So only waits that grow come to an end, and only one
 //! writer tries at a time: the others wait for its turn to end.
 //!
-//! RocksDB could tell its listeners when either ends, but the crate has none: so it is asked, every few milliseconds, which costs far less than a try.
+//! RocksDB could tell its listeners when either ends, but the crate has none: so it is asked, every few
+//! milliseconds, which costs far less than a try.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};

@@ -86,6 +86,8 @@ mod transport;
 mod types;
 
 #[cfg(test)]
+mod alone_tests;
+#[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
 mod storage_tests;

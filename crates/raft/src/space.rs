@@ -10,6 +10,8 @@
 //! append waits: an error would end its group. It tells the façade at once, and tries again whenever
 //! the level changes, until the replica stops. A group that waits answers nobody, so if it leads,
 //! another replica takes over.
+//!
+//! A replica that stops has the façade look as well: of a disk that failed, that is the first sign.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -113,7 +113,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-async fn in_time<T>(what: &str, awaited: impl Future<Output = T>) -> T {
+pub(crate) async fn in_time<T>(what: &str, awaited: impl Future<Output = T>) -> T {
     let waited = tokio::time::timeout(PATIENCE, awaited).await;
     waited.unwrap_or_else(|_| panic!("{what}: it waits for ever"))
 }

@@ -75,7 +75,7 @@ fn shared(due: Instant, now: Instant, every: Duration, origin: Instant) -> Insta
         return least;
     }
     let since_ns = (least - origin).as_nanos();
-    let intervals = u32::try_from(since_ns.div_ceil(every.as_nanos().max(1))).ok();
+    let intervals = u32::try_from(since_ns.div_ceil(every.as_nanos())).ok();
     let moment = intervals.and_then(|n| every.checked_mul(n)).and_then(|n| origin.checked_add(n));
     moment.unwrap_or(least)
 }

@@ -9,6 +9,8 @@
 //!
 //! A group can take what a majority of its voters can. One full follower stops
 //! nothing; it takes entries until its floor, and is left behind then.
+//!
+//! How far the nearest mark is decides how soon the volumes are looked at again.
 
 use std::time::Duration;
 

@@ -10,6 +10,43 @@ use stemedb_machine::shard::suite::Replica;
 use stemedb_types::GroupId;
 use tempfile::TempDir;
 
+/// What a store of a test has in common with the one in its field `store`.
+macro_rules! as_its_store_does {
+    () => {
+        fn get(&self, row: &stemedb_engine::Row) -> Result<Option<bytes::Bytes>, Error> {
+            self.store.get(row)
+        }
+        fn seeker(&self, range: &Range) -> Box<dyn stemedb_engine::Seeker + '_> {
+            self.store.seeker(range)
+        }
+        fn frozen(&self, range: &Range) -> Box<dyn stemedb_engine::Cursor + '_> {
+            self.store.frozen(range)
+        }
+        fn disk_bytes(&self) -> u64 {
+            self.store.disk_bytes()
+        }
+        fn approximate_bytes(&self, range: &Range) -> u64 {
+            self.store.approximate_bytes(range)
+        }
+        fn floors(&self) -> &stemedb_engine::Floors {
+            self.store.floors()
+        }
+        fn free_bytes(&self) -> Result<u64, Error> {
+            self.store.free_bytes()
+        }
+        fn health(&self) -> stemedb_engine::Health {
+            self.store.health()
+        }
+        fn reopen(&self) -> Result<(), Error> {
+            self.store.reopen()
+        }
+        fn scrub(&self, range: &Range, pace: stemedb_engine::Pace<'_>) -> Result<u64, Error> {
+            self.store.scrub(range, pace)
+        }
+    };
+}
+pub(crate) use as_its_store_does;
+
 pub(crate) fn budget() -> Budget {
     Budget { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 20, ..Budget::default() }
 }

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use stemedb_engine::{
-    Cursor, Error, FileReader, Fill, Floors, Group, Health, Pace, Range, RocksStore, Row, Rows,
-    Seeker, Store, Visit, copy as copy_group, wipe,
+    Error, FileReader, Fill, Group, Range, RocksStore, Row, Rows, Store, Visit, copy as copy_group,
+    wipe,
 };
 use stemedb_machine::shard::suite::{Run, all_keys, key};
 use stemedb_machine::shard::{
@@ -20,7 +20,7 @@ use stemedb_machine::shard::{
 use stemedb_types::{GroupId, ProjectId, Revision};
 use tempfile::TempDir;
 
-use crate::common::{Counted, chunks, copy, group, mark, open, rows};
+use crate::common::{Counted, as_its_store_does, chunks, copy, group, mark, open, rows};
 
 struct Faulty {
     store: Arc<RocksStore>,
@@ -60,18 +60,14 @@ impl Faulty {
 }
 
 impl Store for Faulty {
-    fn get(&self, row: &Row) -> Result<Option<Bytes>, Error> {
-        self.store.get(row)
-    }
+    as_its_store_does!();
+
     fn scan(&self, range: &Range, reverse: bool, visit: Visit<'_>) -> Result<(), Error> {
         self.meet("scan")?;
         self.store.scan(range, reverse, &mut |row, value| {
             self.scanned.fetch_add(1, Ordering::Relaxed);
             visit(row, value)
         })
-    }
-    fn seeker(&self, range: &Range) -> Box<dyn Seeker + '_> {
-        self.store.seeker(range)
     }
     fn write(&self, rows: Rows) -> Result<(), Error> {
         self.meet("write")?;
@@ -84,9 +80,6 @@ impl Store for Faulty {
     fn flush(&self) -> Result<(), Error> {
         self.meet("flush")?;
         self.store.flush()
-    }
-    fn frozen(&self, range: &Range) -> Box<dyn Cursor + '_> {
-        self.store.frozen(range)
     }
     fn staging(&self) -> Result<PathBuf, Error> {
         self.store.staging()
@@ -108,27 +101,6 @@ impl Store for Faulty {
     fn give_up(&self, range: &Range) -> Result<(), Error> {
         self.meet("give up")?;
         self.store.give_up(range)
-    }
-    fn disk_bytes(&self) -> u64 {
-        self.store.disk_bytes()
-    }
-    fn approximate_bytes(&self, range: &Range) -> u64 {
-        self.store.approximate_bytes(range)
-    }
-    fn floors(&self) -> &Floors {
-        self.store.floors()
-    }
-    fn free_bytes(&self) -> Result<u64, Error> {
-        self.store.free_bytes()
-    }
-    fn health(&self) -> Health {
-        self.store.health()
-    }
-    fn reopen(&self) -> Result<(), Error> {
-        self.store.reopen()
-    }
-    fn scrub(&self, range: &Range, pace: Pace<'_>) -> Result<u64, Error> {
-        self.store.scrub(range, pace)
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use stemedb_machine::shard::{Answer, Condition, Read, ReadAnswer};
 use stemedb_types::GroupId;
 use tempfile::TempDir;
 
-use crate::common::{Counted, chunks, commits, group, open};
+use crate::common::{Counted, chunks, commits, group};
 use crate::streams::*;
 use crate::watched::Watched;
 
@@ -147,14 +147,7 @@ fn a_broken_stream_goes_on_where_whole_files_end_and_sends_none_of_them_again() 
 #[test]
 fn a_sender_puts_nothing_on_its_own_disk() {
     let dir = TempDir::new().unwrap();
-    let watched = Arc::new(Watched {
-        store: open(dir.path()),
-        dir: dir.path().to_owned(),
-        watching: AtomicBool::new(false),
-        full_once: AtomicBool::new(false),
-        copies: std::sync::Mutex::default(),
-        made: std::sync::Mutex::default(),
-    });
+    let watched = Watched::open(dir.path());
     let sent = fill(Group::open(watched.clone(), GroupId(1)).unwrap(), 1).replica.group;
     let files = files_for(&sent, 1);
     let made = watched.made.lock().unwrap();
@@ -188,14 +181,7 @@ fn files_of_one_snapshot_are_checked_in_one_database_which_goes_with_the_last() 
 fn a_kill_at_any_step_leaves_the_old_state_or_the_new_one_whole_and_nothing_beside_it() {
     let [here, there] = [(); 2].map(|()| TempDir::new().unwrap());
     let sent = sender(here.path(), 1).replica.group;
-    let watched = Arc::new(Watched {
-        store: open(there.path()),
-        dir: there.path().to_owned(),
-        watching: AtomicBool::new(false),
-        full_once: AtomicBool::new(false),
-        copies: std::sync::Mutex::default(),
-        made: std::sync::Mutex::default(),
-    });
+    let watched = Watched::open(there.path());
     let received = fill(Group::open(watched.clone(), GroupId(1)).unwrap(), 2).replica.group;
     received.store().flush().unwrap();
     let (old, new) = (chunks(&received), chunks(&sent));
@@ -363,14 +349,7 @@ fn two_snapshots_at_once_do_not_mix() {
 fn an_install_that_finds_no_room_is_tried_again_and_goes_in_once() {
     let [here, there] = [(); 2].map(|()| TempDir::new().unwrap());
     let sent = sender(here.path(), 1).replica.group;
-    let watched = Arc::new(Watched {
-        store: open(there.path()),
-        dir: there.path().to_owned(),
-        watching: AtomicBool::new(false),
-        full_once: AtomicBool::new(false),
-        copies: std::sync::Mutex::default(),
-        made: std::sync::Mutex::default(),
-    });
+    let watched = Watched::open(there.path());
     let received = Group::open(watched.clone(), GroupId(1)).unwrap();
     let mut incoming = Incoming::begin(&received, 1).unwrap();
     let files = files_for(&sent, incoming.generation());

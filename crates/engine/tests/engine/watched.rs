@@ -1,32 +1,41 @@
 //! A store that shows what a kill would leave at each step.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use stemedb_engine::{
-    Cursor, Error, FileReader, Fill, Health, Pace, Range, RocksStore, Row, Rows, Seeker, Store,
-    Visit,
-};
+use stemedb_engine::{Error, FileReader, Fill, Range, RocksStore, Row, Rows, Store, Visit};
 use tempfile::TempDir;
 
-use crate::common::copy;
+use crate::common::{as_its_store_does, copy, open};
 
 /// A store whose directory is copied, as a kill would leave it, before and after each step.
 pub(crate) struct Watched {
-    pub(crate) store: Arc<RocksStore>,
-    pub(crate) dir: PathBuf,
+    store: Arc<RocksStore>,
+    dir: PathBuf,
     pub(crate) watching: AtomicBool,
     /// The next flush finds no room.
     pub(crate) full_once: AtomicBool,
-    pub(crate) copies: std::sync::Mutex<Vec<(String, TempDir)>>,
+    pub(crate) copies: Mutex<Vec<(String, TempDir)>>,
     /// Files of rows that were written for it.
-    pub(crate) made: std::sync::Mutex<Vec<PathBuf>>,
+    pub(crate) made: Mutex<Vec<PathBuf>>,
 }
 
 impl Watched {
-    pub(crate) fn step<T>(&self, what: &str, step: impl FnOnce() -> T) -> T {
+    /// One in a folder, not watched yet.
+    pub(crate) fn open(dir: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            store: open(dir),
+            dir: dir.to_owned(),
+            watching: AtomicBool::new(false),
+            full_once: AtomicBool::new(false),
+            copies: Mutex::default(),
+            made: Mutex::default(),
+        })
+    }
+
+    fn step<T>(&self, what: &str, step: impl FnOnce() -> T) -> T {
         self.copy(&format!("before {what}"));
         let result = step();
         self.copy(&format!("after {what}"));
@@ -44,14 +53,10 @@ impl Watched {
 }
 
 impl Store for Watched {
-    fn get(&self, row: &Row) -> Result<Option<Bytes>, Error> {
-        self.store.get(row)
-    }
+    as_its_store_does!();
+
     fn scan(&self, range: &Range, reverse: bool, visit: Visit<'_>) -> Result<(), Error> {
         self.store.scan(range, reverse, visit)
-    }
-    fn seeker(&self, range: &Range) -> Box<dyn Seeker + '_> {
-        self.store.seeker(range)
     }
     fn write(&self, rows: Rows) -> Result<(), Error> {
         self.step("writing", || self.store.write(rows))
@@ -65,9 +70,6 @@ impl Store for Watched {
             return Err(Error::Io { verb: "flush", cause });
         }
         self.step("flushing", || self.store.flush())
-    }
-    fn frozen(&self, range: &Range) -> Box<dyn Cursor + '_> {
-        self.store.frozen(range)
     }
     fn staging(&self) -> Result<PathBuf, Error> {
         self.step("staging", || self.store.staging())
@@ -89,27 +91,5 @@ impl Store for Watched {
     }
     fn give_up(&self, range: &Range) -> Result<(), Error> {
         self.step("sweeping", || self.store.give_up(range))
-    }
-    fn disk_bytes(&self) -> u64 {
-        self.store.disk_bytes()
-    }
-    fn approximate_bytes(&self, range: &Range) -> u64 {
-        self.store.approximate_bytes(range)
-    }
-
-    fn floors(&self) -> &stemedb_engine::Floors {
-        self.store.floors()
-    }
-    fn free_bytes(&self) -> Result<u64, Error> {
-        self.store.free_bytes()
-    }
-    fn health(&self) -> Health {
-        self.store.health()
-    }
-    fn reopen(&self) -> Result<(), Error> {
-        self.store.reopen()
-    }
-    fn scrub(&self, range: &Range, pace: Pace<'_>) -> Result<u64, Error> {
-        self.store.scrub(range, pace)
     }
 }
